@@ -1,0 +1,1 @@
+//! cell (contract: see the module's owner).

@@ -1,0 +1,1 @@
+//! cgroup (contract: see the module's owner).

@@ -1,0 +1,1 @@
+//! image (contract: see the module's owner).

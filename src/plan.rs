@@ -1,0 +1,1 @@
+//! The Plan: a checked Spec lowered into flat lists of typed steps.

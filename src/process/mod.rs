@@ -1,0 +1,1 @@
+//! process (contract: see the module's owner).

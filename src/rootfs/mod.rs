@@ -1,0 +1,1 @@
+//! rootfs (contract: see the module's owner).

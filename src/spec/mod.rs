@@ -1,0 +1,1 @@
+//! spec (contract: see the module's owner).

@@ -1,0 +1,1 @@
+//! sys (contract: see the module's owner).
