@@ -1,1 +1,3 @@
-//! cell (contract: see the module's owner).
+//! cell
+
+pub mod fault;

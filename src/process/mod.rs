@@ -1,1 +1,3 @@
-//! process (contract: see the module's owner).
+//! What the child becomes: credentials, capabilities, limits, filter, terminal.
+
+pub mod seccomp;

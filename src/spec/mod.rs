@@ -1,1 +1,3 @@
-//! spec (contract: see the module's owner).
+//! The configuration: read, checked, edited, lowered to a Plan.
+
+pub mod lower;

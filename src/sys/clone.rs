@@ -86,7 +86,16 @@ pub fn clone_legacy(flags: u64, child: impl FnOnce() -> i32) -> Sys<Child> {
     let flags = flags | libc::CLONE_PIDFD as u64 | libc::SIGCHLD as u64;
     // SAFETY: a null stack means fork semantics; the third argument (parent_tid) receives the
     // pidfd (clone(2), CLONE_PIDFD). Argument order is that of x86-64 and arm64 for the first three.
-    let ret = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, &raw mut pidfd, 0usize, 0usize) };
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            flags,
+            0usize,
+            &raw mut pidfd,
+            0usize,
+            0usize,
+        )
+    };
     if ret == 0 {
         exit_now(child());
     }
@@ -199,6 +208,8 @@ pub fn set_pdeathsig(signal: i32) -> Sys<()> {
 /// Orphaned descendants are reparented to this process (prctl(2), PR_SET_CHILD_SUBREAPER).
 pub fn set_subreaper() -> Sys<()> {
     // SAFETY: plain integers.
-    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as libc::c_ulong, 0, 0, 0) }.into())?;
+    check(
+        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as libc::c_ulong, 0, 0, 0) }.into(),
+    )?;
     Ok(())
 }

@@ -248,9 +248,7 @@ pub fn mknodat(dir: BorrowedFd, path: &CStr, mode: u32, dev: u64) -> Sys<()> {
 /// symlinkat(2).
 pub fn symlinkat(target: &CStr, dir: BorrowedFd, path: &CStr) -> Sys<()> {
     // SAFETY: both strings are NUL-terminated.
-    check(
-        unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), path.as_ptr()) }.into(),
-    )?;
+    check(unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), path.as_ptr()) }.into())?;
     Ok(())
 }
 

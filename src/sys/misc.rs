@@ -129,7 +129,16 @@ pub fn set_mempolicy(mode: i32, nodes: &[u64]) -> Sys<()> {
 pub fn join_session_keyring(name: &CStr) -> Sys<i64> {
     const JOIN_SESSION_KEYRING: u32 = 1;
     // SAFETY: name is NUL-terminated.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr(), 0, 0, 0) })
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            JOIN_SESSION_KEYRING,
+            name.as_ptr(),
+            0,
+            0,
+            0,
+        )
+    })
 }
 
 /// seccomp(2), SECCOMP_SET_MODE_FILTER. Returns the listener when NEW_LISTENER is among `flags`.

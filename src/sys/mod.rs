@@ -6,6 +6,7 @@
 
 pub mod clone;
 pub mod cred;
+pub mod dir;
 pub mod fd;
 pub mod misc;
 pub mod mount;

@@ -127,7 +127,16 @@ pub fn fsconfig(fs: BorrowedFd, key: &CStr, value: Option<&CStr>) -> Sys<()> {
         None => (SET_FLAG, std::ptr::null()),
     };
     // SAFETY: strings are NUL-terminated; a flag takes a null value.
-    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), cmd, key.as_ptr(), val, 0) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            fs.as_raw_fd(),
+            cmd,
+            key.as_ptr(),
+            val,
+            0,
+        )
+    })?;
     Ok(())
 }
 
@@ -137,7 +146,16 @@ pub fn fsmount(fs: BorrowedFd, attrs: u64) -> Sys<OwnedFd> {
     const FSMOUNT_CLOEXEC: u32 = 1;
     let null = std::ptr::null::<libc::c_char>();
     // SAFETY: CMD_CREATE takes null key and value.
-    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), CMD_CREATE, null, null, 0) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            fs.as_raw_fd(),
+            CMD_CREATE,
+            null,
+            null,
+            0,
+        )
+    })?;
     // SAFETY: plain integers.
     check(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), FSMOUNT_CLOEXEC, attrs) })
         .map(own)
@@ -154,24 +172,6 @@ pub fn set_propagation(path: &CStr, flags: u64) -> Sys<()> {
                 std::ptr::null(),
                 flags,
                 std::ptr::null(),
-            )
-        }
-        .into(),
-    )?;
-    Ok(())
-}
-
-/// mount(2) MS_REMOUNT of the superblock mounted at `path`: `data` may be empty.
-pub fn remount(path: &CStr, flags: u64, data: &CStr) -> Sys<()> {
-    // SAFETY: strings are NUL-terminated.
-    check(
-        unsafe {
-            libc::mount(
-                std::ptr::null(),
-                path.as_ptr(),
-                std::ptr::null(),
-                flags | libc::MS_REMOUNT,
-                data.as_ptr().cast(),
             )
         }
         .into(),
@@ -214,4 +214,38 @@ pub fn umount(path: &CStr, flags: i32) -> Sys<()> {
 /// The error text the kernel left in an fsopen(2) descriptor, as `e mqueue: Unknown parameter`.
 pub fn fs_log(fs: BorrowedFd, buf: &mut [u8]) -> usize {
     super::fd::read(fs, buf).unwrap_or(0)
+}
+
+/// fspick(2) of the mount behind a descriptor.
+pub fn fspick(fd: BorrowedFd) -> Sys<OwnedFd> {
+    const FSPICK_CLOEXEC: u32 = 1;
+    const FSPICK_EMPTY_PATH: u32 = 8;
+    // SAFETY: an empty NUL-terminated path with FSPICK_EMPTY_PATH.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_fspick,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            FSPICK_CLOEXEC | FSPICK_EMPTY_PATH,
+        )
+    })
+    .map(own)
+}
+
+/// fsconfig(2) FSCONFIG_CMD_RECONFIGURE.
+pub fn reconfigure(fs: BorrowedFd) -> Sys<()> {
+    const CMD_RECONFIGURE: u32 = 7;
+    let null = std::ptr::null::<libc::c_char>();
+    // SAFETY: the command takes null key and value.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            fs.as_raw_fd(),
+            CMD_RECONFIGURE,
+            null,
+            null,
+            0,
+        )
+    })?;
+    Ok(())
 }

@@ -50,7 +50,9 @@ pub fn send(sock: BorrowedFd, data: &[u8], fd: Option<BorrowedFd>) -> Sys<()> {
             (*c).cmsg_level = libc::SOL_SOCKET;
             (*c).cmsg_type = libc::SCM_RIGHTS;
             (*c).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as usize;
-            libc::CMSG_DATA(c).cast::<RawFd>().write_unaligned(fd.as_raw_fd());
+            libc::CMSG_DATA(c)
+                .cast::<RawFd>()
+                .write_unaligned(fd.as_raw_fd());
         }
     }
     loop {
@@ -79,8 +81,7 @@ pub fn recv(sock: BorrowedFd, buf: &mut [u8]) -> Sys<(usize, Option<OwnedFd>)> {
     msg.msg_controllen = CONTROL;
     let n = loop {
         // SAFETY: msg points at live buffers.
-        let ret =
-            unsafe { libc::recvmsg(sock.as_raw_fd(), &raw mut msg, libc::MSG_CMSG_CLOEXEC) };
+        let ret = unsafe { libc::recvmsg(sock.as_raw_fd(), &raw mut msg, libc::MSG_CMSG_CLOEXEC) };
         match check(ret as libc::c_long) {
             Err(Errno::EINTR) => continue,
             Err(e) => return Err(e),

@@ -1,0 +1,75 @@
+//! Hooks → commands ready to execute.
+
+use super::cstr;
+use crate::plan::HookPlan;
+use crate::{Error, Result};
+use oci_spec::runtime::{Hook, Spec};
+use std::os::unix::ffi::OsStrExt;
+
+/// The hooks that take part in creation; poststart and poststop are read from the saved
+/// configuration when their time comes.
+#[derive(Default)]
+pub(super) struct Hooks {
+    pub create_runtime: Vec<HookPlan>,
+    pub create_container: Vec<HookPlan>,
+    pub start_container: Vec<HookPlan>,
+}
+
+pub(super) fn hooks(spec: &Spec) -> Result<Hooks> {
+    let Some(h) = spec.hooks() else {
+        return Ok(Hooks::default());
+    };
+    #[allow(deprecated)]
+    let prestart = h.prestart();
+    let mut create_runtime = list("prestart", prestart)?;
+    create_runtime.extend(list("createRuntime", h.create_runtime())?);
+    Ok(Hooks {
+        create_runtime,
+        create_container: list("createContainer", h.create_container())?,
+        start_container: list("startContainer", h.start_container())?,
+    })
+}
+
+fn list(name: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<HookPlan>> {
+    hooks
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(i, h)| hook(&format!("hooks.{name}[{i}]"), h))
+        .collect()
+}
+
+/// One hook. `at` is its JSON path.
+pub fn hook(at: &str, h: &Hook) -> Result<HookPlan> {
+    if !h.path().is_absolute() {
+        return Err(Error::config(format!("{at}.path"), "must be absolute"));
+    }
+    let path = cstr(format!("{at}.path"), h.path().as_os_str().as_bytes())?;
+    let strings = |what: &str, list: &Option<Vec<String>>| {
+        list.iter()
+            .flatten()
+            .map(|s| cstr(format!("{at}.{what}"), s.as_bytes()))
+            .collect::<Result<Vec<_>>>()
+    };
+    let mut args = strings("args", h.args())?;
+    if args.is_empty() {
+        args.push(path.clone());
+    }
+    let timeout = match h.timeout() {
+        None => None,
+        Some(t) if t <= 0 => {
+            return Err(Error::config(
+                format!("{at}.timeout"),
+                "must be greater than zero (seconds)",
+            ));
+        }
+        Some(t) => Some(u32::try_from(t).unwrap_or(u32::MAX)),
+    };
+    Ok(HookPlan {
+        at: at.to_owned(),
+        path,
+        args,
+        env: strings("env", h.env())?,
+        timeout,
+    })
+}
