@@ -1,3 +1,5 @@
 //! cell
 
+pub mod child;
 pub mod fault;
+pub mod wire;

@@ -1,3 +1,6 @@
 //! What the child becomes: credentials, capabilities, limits, filter, terminal.
 
+pub mod hook;
+pub mod identity;
+pub mod lookup;
 pub mod seccomp;

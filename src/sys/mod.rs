@@ -10,6 +10,7 @@ pub mod dir;
 pub mod fd;
 pub mod misc;
 pub mod mount;
+pub mod pipe;
 pub mod socket;
 pub mod tty;
 
