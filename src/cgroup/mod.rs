@@ -1,1 +1,37 @@
-//! cgroup (contract: see the module's owner).
+//! Control groups: a cell's limits, its device filter, and the handle by which all of its
+//! processes are found, frozen and killed.
+//!
+//! cgroup v2 files are written directly. Where controllers are still bound to v1 (hybrid hosts
+//! and v1 hosts) limits go to the v1 files; on hybrid hosts the device filter, freezing and
+//! killing use the v2 mount. A limit that can't be enforced is an error naming it, never
+//! skipped.
+//!
+//! Flow: [`plan`] decides everything and makes nothing; [`CgroupPlan::saved`] is put on disk;
+//! [`CgroupPlan::create`] makes the groups; later commands work on the saved [`CgroupState`].
+//!
+//! This room knows nothing of mounts, namespaces or state files.
+
+mod create;
+mod device;
+mod device_v1;
+mod dir;
+mod filter;
+mod host;
+mod limits;
+mod oom;
+mod path;
+mod plan;
+mod remove;
+mod state;
+mod update;
+
+pub use create::Cgroup;
+pub use device::{
+    ALL, DEFAULT_RULES, DeviceRule, Kind, KindTable, MKNOD, READ, Table, WRITE, evaluate,
+};
+pub use filter::{compile as compile_filter, count as count_filters};
+pub use host::{Host, MOUNT, Mode, V1Mount};
+pub use oom::{OomInfo, too_low};
+pub use path::SystemdPath;
+pub use plan::{CgroupPlan, Driver, Request, plan};
+pub use state::{CgroupState, Group};

@@ -4,6 +4,7 @@
 //! Everything here may be called in the child after clone3, so nothing allocates or takes a lock
 //! (errors are a bare [`Errno`]).
 
+pub mod bpf;
 pub mod clone;
 pub mod cred;
 pub mod dir;

@@ -1,0 +1,113 @@
+//! A device table as devices.deny and devices.allow lines (kernel: cgroup-v1/devices.rst).
+//!
+//! Only for hosts without any cgroup2 mount. Owns the translation, and refuses what the v1
+//! controller can't express: it holds one default and exceptions to it, and an exception can
+//! have no exception of its own.
+
+use super::device::{ALL, KindTable, MKNOD, READ, Table, WRITE};
+use super::limits::{Need, Write};
+use crate::error::{Error, Result};
+use std::borrow::Cow;
+
+/// The lines, in order, that bring any group to the table.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a list with holes in a wildcard.
+pub(crate) fn lower(table: &Table) -> Result<Vec<Write>> {
+    let kinds = [('b', &table.blocks), ('c', &table.chars)];
+    let open = kinds.iter().all(|(_, t)| t.rest == ALL);
+    // With `a` the group forgets all exceptions.
+    let mut out = vec![line(open, "a".to_owned())];
+    for (letter, t) in kinds {
+        // Access that an exception adds to the default (deny) or takes from it (allow).
+        let wanted = |access: u8| if open { ALL & !access } else { access };
+        let rest = wanted(t.rest);
+        check(letter, t, &wanted)?;
+        let mut except = |major: Option<u32>, minor: Option<u32>, access: u8| {
+            let extra = wanted(access) & !rest;
+            if extra != 0 || (major.is_none() && minor.is_none() && rest != 0) {
+                let bits = if extra == 0 { rest } else { wanted(access) };
+                let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
+                let text = format!("{letter} {}:{} {}", number(major), number(minor), rwm(bits));
+                out.push(line(!open, text));
+            }
+        };
+        except(None, None, t.rest);
+        for &(major, a) in &t.majors {
+            except(Some(major), None, a);
+        }
+        for &(minor, a) in &t.minors {
+            except(None, Some(minor), a);
+        }
+        for &(major, minor, a) in &t.exact {
+            except(Some(major), Some(minor), a);
+        }
+    }
+    Ok(out)
+}
+
+fn line(allow: bool, value: String) -> Write {
+    Write {
+        controller: Cow::Borrowed("devices"),
+        file: Cow::Borrowed(if allow {
+            "devices.allow"
+        } else {
+            "devices.deny"
+        }),
+        value,
+        need: Need::Must,
+        otherwise: None,
+    }
+}
+
+/// Exceptions may only add to what wider ones give.
+fn check(letter: char, t: &KindTable, wanted: &dyn Fn(u8) -> u8) -> Result<()> {
+    let hole = |major: &str, minor: &str| {
+        Err(Error::unsupported(
+            "linux.resources.devices",
+            format!(
+                "the v1 controller devices can't except {letter} {major}:{minor} from a wider rule"
+            ),
+        ))
+    };
+    let rest = wanted(t.rest);
+    for &(major, a) in &t.majors {
+        if rest & !wanted(a) != 0 {
+            return hole(&major.to_string(), "*");
+        }
+    }
+    for &(minor, a) in &t.minors {
+        if rest & !wanted(a) != 0 {
+            return hole("*", &minor.to_string());
+        }
+    }
+    // Where wildcards cross, v1 grants what either does; the table has one answer.
+    let crossings = t.majors.iter().flat_map(|&(major, _)| {
+        let cross = move |&(minor, _): &(u32, u8)| (major, minor, t.look_up(major, minor));
+        t.minors.iter().map(cross)
+    });
+    for (major, minor, a) in t.exact.iter().copied().chain(crossings) {
+        let by_major = t
+            .majors
+            .iter()
+            .find(|e| e.0 == major)
+            .map_or(0, |e| wanted(e.1));
+        let by_minor = t
+            .minors
+            .iter()
+            .find(|e| e.0 == minor)
+            .map_or(0, |e| wanted(e.1));
+        if (rest | by_major | by_minor) & !wanted(a) != 0 {
+            return hole(&major.to_string(), &minor.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn rwm(access: u8) -> String {
+    [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
+        .iter()
+        .filter(|(bit, _)| access & bit != 0)
+        .map(|(_, c)| *c)
+        .collect()
+}
