@@ -1,1 +1,9 @@
-//! spec (contract: see the module's owner).
+//! The configuration: read, checked, edited, lowered to a Plan.
+//!
+//! Owns everything between the text of `config.json` and the [`crate::plan`]: [`load`] reads it,
+//! [`check`] refuses what can be refused without looking at the host. Nothing here makes a
+//! system call other than reading that one file.
+
+pub mod check;
+pub mod load;
+mod tolerate;
