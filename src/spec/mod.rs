@@ -1,1 +1,2 @@
 //! spec (contract: see the module's owner).
+pub mod edit;
