@@ -1,2 +1,3 @@
 //! spec (contract: see the module's owner).
 pub mod edit;
+pub mod user;
