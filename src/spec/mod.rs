@@ -1,10 +1,13 @@
 //! The configuration: read, checked, edited, lowered to a Plan.
 //!
 //! Owns everything between the text of `config.json` and the [`crate::plan`]: [`load`] reads it,
-//! [`check`] refuses what can be refused without looking at the host, [`lower`] turns it into a
-//! Plan. Nothing here makes a system call other than reading that one file.
+//! [`edit`] adds to it, [`check`] refuses what can be refused without looking at the host,
+//! [`lower`] turns it into a Plan. Nothing here makes a system call other than reading that one
+//! file.
 
 pub mod check;
+pub mod edit;
 pub mod load;
 pub mod lower;
 mod tolerate;
+pub mod user;

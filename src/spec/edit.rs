@@ -1,0 +1,631 @@
+//! Edits: the only way anything is added to a [`Spec`].
+//!
+//! Owns the edit type and [`apply`]. An edit is a container edit as the Container Device Interface
+//! (CDI 1.1) defines it (env, device node, mount, hook, Intel RDT, additional gid, net device) or an
+//! override from the command line. Every edit says why it is there; `gpucell explain` prints that.
+//!
+//! It must not decide anything (flags and discovery do) and must not touch the host, but for the one
+//! look that CDI asks for: the `lstat` of a device node whose type or numbers were left out.
+
+mod cdi;
+mod describe;
+mod resources;
+#[cfg(test)]
+mod tests;
+
+pub use cdi::{ContainerEdits, DeviceNode, EditHook, EditMount, NetDevice};
+
+use std::collections::HashMap;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{
+    BoxBuilder as ConsoleBoxBuilder, Hook, Linux, LinuxCapabilities, LinuxCpu, LinuxDevice,
+    LinuxDeviceCgroup, LinuxDeviceType, LinuxHugepageLimit, LinuxIntelRdt, LinuxMemory,
+    LinuxNamespace, LinuxNamespaceType, LinuxNetDevice, LinuxSeccomp, LinuxThrottleDevice,
+    LinuxWeightDevice, Mount, PosixRlimit, Process, Root, Spec, User,
+};
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// One addition to a Spec, with the reason a user can read.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Edit {
+    /// Why it is made: a flag as typed (`--memory 4g`), a CDI device name, a default.
+    pub reason: String,
+    /// What is made.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+impl Edit {
+    /// An edit with its reason.
+    pub fn new(reason: impl Into<String>, change: Change) -> Self {
+        Edit {
+            reason: reason.into(),
+            change,
+        }
+    }
+}
+
+/// What an [`Edit`] does. The first seven are CDI's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", content = "value", rename_all = "camelCase")]
+pub enum Change {
+    /// `KEY=VALUE` in the environment; replaces the same key where it stands.
+    Env(String),
+    /// A device node, with the device-cgroup rule that lets the cell use it.
+    Device(DeviceNode),
+    /// A mount; replaces one at the same destination.
+    Mount(Mount),
+    /// A hook, after those already there for its stage.
+    Hook {
+        /// When it runs.
+        stage: HookStage,
+        /// What runs.
+        hook: Hook,
+    },
+    /// Replaces `linux.intelRdt`.
+    IntelRdt(LinuxIntelRdt),
+    /// Supplementary groups, each once; 0 is ignored as CDI says.
+    AdditionalGids(Vec<u32>),
+    /// A host network interface moved into the cell.
+    NetDevice(NetDevice),
+
+    /// Removes the mount at a destination.
+    Unmount(PathBuf),
+    /// A device-cgroup rule alone (Docker's `--device-cgroup-rule`).
+    DeviceRule(LinuxDeviceCgroup),
+    /// Replaces `process.args`.
+    Args(Vec<String>),
+    /// Replaces `process.cwd`.
+    Cwd(PathBuf),
+    /// Replaces the user, group and supplementary groups; the umask stays.
+    User {
+        /// User id in the cell.
+        uid: u32,
+        /// Primary group id in the cell.
+        gid: u32,
+        /// Supplementary groups.
+        additional_gids: Vec<u32>,
+    },
+    /// File mode creation mask.
+    Umask(u32),
+    /// Whether the process gets a terminal.
+    Terminal(bool),
+    /// Terminal size in characters.
+    ConsoleSize {
+        /// Rows.
+        height: u64,
+        /// Columns.
+        width: u64,
+    },
+    /// Replaces all five capability sets.
+    Capabilities(LinuxCapabilities),
+    /// A resource limit; replaces one of the same type.
+    Rlimit(PosixRlimit),
+    /// `process.noNewPrivileges`.
+    NoNewPrivileges(bool),
+    /// AppArmor profile; `None` leaves the process unconfined by it.
+    Apparmor(Option<String>),
+    /// SELinux label of the process and of its mounts; `None` removes them.
+    Selinux {
+        /// `process.selinuxLabel`.
+        process: Option<String>,
+        /// `linux.mountLabel`.
+        mount: Option<String>,
+    },
+    /// Replaces the seccomp filter; `None` removes it.
+    Seccomp(Option<LinuxSeccomp>),
+    /// `process.oomScoreAdj`, -1000 to 1000.
+    OomScoreAdj(i32),
+    /// Host name; `None` removes it.
+    Hostname(Option<String>),
+    /// NIS domain name; `None` removes it.
+    Domainname(Option<String>),
+    /// One namespace: new, the host's, or an existing one.
+    Namespace {
+        /// Which.
+        typ: LinuxNamespaceType,
+        /// Where it comes from.
+        from: NamespaceFrom,
+    },
+    /// Whether the root is read-only.
+    RootReadonly(bool),
+    /// The rootfs.
+    RootPath(PathBuf),
+    /// Removes the masked and read-only paths.
+    Unmask,
+    /// Memory limits: the fields that are set replace.
+    Memory(LinuxMemory),
+    /// CPU limits: the fields that are set replace.
+    Cpu(LinuxCpu),
+    /// Number of processes and threads; -1 is no limit.
+    Pids(i64),
+    /// Block I/O weight, 10 to 1000.
+    BlkioWeight(u16),
+    /// Block I/O weight of one device.
+    BlkioWeightDevice(LinuxWeightDevice),
+    /// Block I/O rate limit of one device.
+    Throttle {
+        /// Which of the four lists.
+        which: Throttle,
+        /// Device and rate: bytes or operations a second.
+        device: LinuxThrottleDevice,
+    },
+    /// Huge page limit in bytes; replaces one of the same page size.
+    Hugepage(LinuxHugepageLimit),
+    /// A cgroup v2 file and its value.
+    Unified {
+        /// File name, as `memory.high`.
+        key: String,
+        /// What is written to it.
+        value: String,
+    },
+    /// A sysctl of the cell's namespaces.
+    Sysctl {
+        /// Name with dots.
+        key: String,
+        /// Value.
+        value: String,
+    },
+    /// An annotation.
+    Annotation {
+        /// Name.
+        key: String,
+        /// Value.
+        value: String,
+    },
+    /// `linux.cgroupsPath`.
+    CgroupsPath(PathBuf),
+}
+
+/// When a hook runs (runtime-spec, config.md "POSIX-platform Hooks").
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub enum HookStage {
+    Prestart,
+    CreateRuntime,
+    CreateContainer,
+    StartContainer,
+    Poststart,
+    Poststop,
+}
+
+/// Where a namespace comes from.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NamespaceFrom {
+    /// A new one.
+    New,
+    /// The runtime's own: the entry is removed.
+    Host,
+    /// An existing one, by its path.
+    Path(PathBuf),
+}
+
+/// The four throttle lists of `linux.resources.blockIO`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub enum Throttle {
+    ReadBps,
+    WriteBps,
+    ReadIops,
+    WriteIops,
+}
+
+/// Applies `edits` in order. When any of them is a mount, all mounts are then sorted by the depth of
+/// their destination, those of one depth in their old order: a parent must be mounted before what lies
+/// in it (CDI, "OCI Edits": mounts are sorted).
+///
+/// # Errors
+/// A device node that isn't there or isn't of the type named, and a mount or device path that isn't
+/// absolute. The Spec may then be half edited and must not be used.
+pub fn apply(spec: &mut Spec, edits: &[Edit]) -> Result<()> {
+    let mut mounted = false;
+    for edit in edits {
+        mounted |= matches!(edit.change, Change::Mount(_));
+        apply_one(spec, &edit.change)?;
+    }
+    if mounted && let Some(mounts) = spec.mounts_mut() {
+        mounts.sort_by_key(|m| depth(m.destination()));
+    }
+    Ok(())
+}
+
+fn apply_one(spec: &mut Spec, change: &Change) -> Result<()> {
+    match change {
+        Change::Env(pair) => set_env(process(spec), pair),
+        Change::Device(node) => add_device(spec, node)?,
+        Change::Mount(mount) => add_mount(spec, mount)?,
+        Change::Hook { stage, hook } => add_hook(spec, *stage, hook),
+        Change::IntelRdt(rdt) => {
+            linux(spec).set_intel_rdt(Some(rdt.clone()));
+        }
+        Change::AdditionalGids(gids) => add_gids(process(spec).user_mut(), gids),
+        Change::NetDevice(dev) => {
+            let mut entry = LinuxNetDevice::default();
+            entry.set_name(dev.name.clone());
+            linux(spec)
+                .net_devices_mut()
+                .get_or_insert_with(HashMap::new)
+                .insert(dev.host_interface_name.clone(), entry);
+        }
+        Change::Unmount(dest) => {
+            if let Some(mounts) = spec.mounts_mut() {
+                mounts.retain(|m| !same_path(m.destination(), dest));
+            }
+        }
+        Change::DeviceRule(rule) => add_rule(linux(spec), rule.clone()),
+        Change::Args(args) => {
+            process(spec).set_args(Some(args.clone()));
+        }
+        Change::Cwd(cwd) => {
+            process(spec).set_cwd(cwd.clone());
+        }
+        Change::User {
+            uid,
+            gid,
+            additional_gids,
+        } => set_user(process(spec).user_mut(), *uid, *gid, additional_gids),
+        Change::Umask(mask) => {
+            process(spec).user_mut().set_umask(Some(*mask));
+        }
+        Change::Terminal(on) => {
+            process(spec).set_terminal(Some(*on));
+        }
+        Change::ConsoleSize { height, width } => {
+            let size = ConsoleBoxBuilder::default()
+                .height(*height)
+                .width(*width)
+                .build()
+                .map_err(|e| Error::config("process.consoleSize", e.to_string()))?;
+            process(spec).set_console_size(Some(size));
+        }
+        Change::Capabilities(caps) => {
+            process(spec).set_capabilities(Some(caps.clone()));
+        }
+        Change::Rlimit(limit) => {
+            let process = process(spec);
+            let mut all = process.rlimits().clone().unwrap_or_default();
+            all.retain(|l| l.typ() != limit.typ());
+            all.push(*limit);
+            process.set_rlimits(Some(all));
+        }
+        Change::NoNewPrivileges(on) => {
+            process(spec).set_no_new_privileges(Some(*on));
+        }
+        Change::Apparmor(profile) => {
+            process(spec).set_apparmor_profile(profile.clone());
+        }
+        Change::Selinux {
+            process: label,
+            mount,
+        } => {
+            process(spec).set_selinux_label(label.clone());
+            linux(spec).set_mount_label(mount.clone());
+        }
+        Change::Seccomp(filter) => {
+            linux(spec).set_seccomp(filter.clone());
+        }
+        Change::OomScoreAdj(adj) => {
+            process(spec).set_oom_score_adj(Some(*adj));
+        }
+        Change::Hostname(name) => {
+            spec.set_hostname(name.clone());
+        }
+        Change::Domainname(name) => {
+            spec.set_domainname(name.clone());
+        }
+        Change::Namespace { typ, from } => set_namespace(linux(spec), *typ, from),
+        Change::RootReadonly(on) => {
+            root(spec).set_readonly(Some(*on));
+        }
+        Change::RootPath(path) => {
+            root(spec).set_path(path.clone());
+        }
+        Change::Unmask => {
+            linux(spec).set_masked_paths(None).set_readonly_paths(None);
+        }
+        Change::Sysctl { key, value } => {
+            linux(spec)
+                .sysctl_mut()
+                .get_or_insert_with(HashMap::new)
+                .insert(key.clone(), value.clone());
+        }
+        Change::Annotation { key, value } => {
+            spec.annotations_mut()
+                .get_or_insert_with(HashMap::new)
+                .insert(key.clone(), value.clone());
+        }
+        Change::CgroupsPath(path) => {
+            linux(spec).set_cgroups_path(Some(path.clone()));
+        }
+        Change::Memory(_)
+        | Change::Cpu(_)
+        | Change::Pids(_)
+        | Change::BlkioWeight(_)
+        | Change::BlkioWeightDevice(_)
+        | Change::Throttle { .. }
+        | Change::Hugepage(_)
+        | Change::Unified { .. } => resources::apply(linux(spec), change),
+    }
+    Ok(())
+}
+
+/// An empty `linux` section. (`Linux::default()` of oci-spec is a full example configuration.)
+fn empty_linux() -> Linux {
+    let mut linux = Linux::default();
+    linux
+        .set_resources(None)
+        .set_namespaces(None)
+        .set_masked_paths(None)
+        .set_readonly_paths(None);
+    linux
+}
+
+fn linux(spec: &mut Spec) -> &mut Linux {
+    spec.linux_mut().get_or_insert_with(empty_linux)
+}
+
+fn root(spec: &mut Spec) -> &mut Root {
+    spec.root_mut().get_or_insert_with(|| {
+        let mut root = Root::default();
+        root.set_readonly(None);
+        root
+    })
+}
+
+fn process(spec: &mut Spec) -> &mut Process {
+    spec.process_mut().get_or_insert_with(|| {
+        let mut process = Process::default();
+        process
+            .set_terminal(None)
+            .set_args(None)
+            .set_env(None)
+            .set_no_new_privileges(None)
+            .set_capabilities(None)
+            .set_rlimits(None);
+        process
+    })
+}
+
+fn set_env(process: &mut Process, pair: &str) {
+    let key = pair.split('=').next().unwrap_or(pair);
+    let env = process.env_mut().get_or_insert_with(Vec::new);
+    let same = |e: &String| e.split('=').next() == Some(key);
+    match env.iter().position(same) {
+        Some(at) => {
+            if let Some(slot) = env.get_mut(at) {
+                *slot = pair.to_owned();
+            }
+        }
+        None => env.push(pair.to_owned()),
+    }
+}
+
+fn set_user(user: &mut User, uid: u32, gid: u32, groups: &[u32]) {
+    user.set_uid(uid)
+        .set_gid(gid)
+        .set_username(None)
+        .set_additional_gids((!groups.is_empty()).then(|| groups.to_vec()));
+}
+
+fn add_gids(user: &mut User, gids: &[u32]) {
+    let list = user.additional_gids_mut().get_or_insert_with(Vec::new);
+    for &gid in gids.iter().filter(|g| **g != 0) {
+        if !list.contains(&gid) {
+            list.push(gid);
+        }
+    }
+    if list.is_empty() {
+        user.set_additional_gids(None);
+    }
+}
+
+fn add_mount(spec: &mut Spec, mount: &Mount) -> Result<()> {
+    let dest = mount.destination();
+    if !dest.is_absolute() {
+        return Err(Error::msg(format!(
+            "mount destination {} is not an absolute path",
+            dest.display()
+        )));
+    }
+    let mounts = spec.mounts_mut().get_or_insert_with(Vec::new);
+    mounts.retain(|m| !same_path(m.destination(), dest));
+    mounts.push(mount.clone());
+    Ok(())
+}
+
+/// Adds a node: type and numbers from the host where they are missing, the owner from the process
+/// (CDI: a device without an owner belongs to the container's user), and the device-cgroup rule.
+fn add_device(spec: &mut Spec, node: &DeviceNode) -> Result<()> {
+    if !node.path.is_absolute() {
+        return Err(Error::msg(format!(
+            "device path {} is not an absolute path",
+            node.path.display()
+        )));
+    }
+    let mut device = resolve_node(node)?;
+    if let Some(user) = spec.process().as_ref().map(Process::user) {
+        if device.uid().is_none() && user.uid() > 0 {
+            device.set_uid(Some(user.uid()));
+        }
+        if device.gid().is_none() && user.gid() > 0 {
+            device.set_gid(Some(user.gid()));
+        }
+    }
+    let linux = linux(spec);
+    let devices = linux.devices_mut().get_or_insert_with(Vec::new);
+    devices.retain(|d| !same_path(d.path(), &node.path));
+    devices.push(device.clone());
+    if matches!(device.typ(), LinuxDeviceType::B | LinuxDeviceType::C) {
+        let mut rule = LinuxDeviceCgroup::default();
+        rule.set_allow(true)
+            .set_typ(Some(device.typ()))
+            .set_major(Some(device.major()))
+            .set_minor(Some(device.minor()))
+            .set_access(Some(
+                node.permissions.clone().unwrap_or_else(|| "rwm".to_owned()),
+            ));
+        add_rule(linux, rule);
+    }
+    Ok(())
+}
+
+/// The last rule that matches decides, so a rule that stands already is moved to the end.
+fn add_rule(linux: &mut Linux, rule: LinuxDeviceCgroup) {
+    let rules = resources::resources(linux)
+        .devices_mut()
+        .get_or_insert_with(Vec::new);
+    rules.retain(|r| *r != rule);
+    rules.push(rule);
+}
+
+/// The node with its type and numbers settled (container-device-interface, `fillMissingInfo`).
+fn resolve_node(node: &DeviceNode) -> Result<LinuxDevice> {
+    let mut device = LinuxDevice::default();
+    device
+        .set_path(node.path.clone())
+        .set_file_mode(node.file_mode)
+        .set_uid(node.uid)
+        .set_gid(node.gid);
+    let (major, minor) = (node.major.unwrap_or(0), node.minor.unwrap_or(0));
+    if let Some(typ) = node.typ
+        && (major != 0 || typ == LinuxDeviceType::P)
+    {
+        device.set_typ(typ).set_major(major).set_minor(minor);
+        return Ok(device);
+    }
+    let host = node.host_path.as_deref().unwrap_or(&node.path);
+    let found = host_node(host)?;
+    if let Some(typ) = node.typ
+        && typ != found.typ
+        && !(typ == LinuxDeviceType::U && found.typ == LinuxDeviceType::C)
+    {
+        return Err(Error::msg(format!(
+            "device {}: {} is a {} device, {} was asked for",
+            node.path.display(),
+            host.display(),
+            found.typ.as_str(),
+            typ.as_str()
+        )));
+    }
+    device.set_typ(found.typ);
+    if found.typ != LinuxDeviceType::P {
+        device.set_major(found.major).set_minor(found.minor);
+    }
+    Ok(device)
+}
+
+/// What `lstat` says of a device node.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HostNode {
+    /// Block, character or FIFO.
+    pub typ: LinuxDeviceType,
+    /// Major number.
+    pub major: i64,
+    /// Minor number.
+    pub minor: i64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Reads a device node of the host without following a last link.
+///
+/// # Errors
+/// The node is missing, or is no device and no FIFO.
+pub fn host_node(path: &Path) -> Result<HostNode> {
+    let meta = std::fs::symlink_metadata(path)
+        .map_err(|e| Error::step("device node", path.display().to_string(), e))?;
+    let kind = meta.file_type();
+    let typ = if kind.is_block_device() {
+        LinuxDeviceType::B
+    } else if kind.is_char_device() {
+        LinuxDeviceType::C
+    } else if kind.is_fifo() {
+        LinuxDeviceType::P
+    } else {
+        return Err(Error::msg(format!(
+            "device {}: not a device node",
+            path.display()
+        )));
+    };
+    Ok(HostNode {
+        typ,
+        major: i64::from(nix::libc::major(meta.rdev())),
+        minor: i64::from(nix::libc::minor(meta.rdev())),
+        mode: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+    })
+}
+
+#[allow(deprecated)] // prestart: deprecated by the spec, still carried out
+fn add_hook(spec: &mut Spec, stage: HookStage, hook: &Hook) {
+    let hooks = spec.hooks_mut().get_or_insert_with(Default::default);
+    let list = match stage {
+        HookStage::Prestart => hooks.prestart_mut(),
+        HookStage::CreateRuntime => hooks.create_runtime_mut(),
+        HookStage::CreateContainer => hooks.create_container_mut(),
+        HookStage::StartContainer => hooks.start_container_mut(),
+        HookStage::Poststart => hooks.poststart_mut(),
+        HookStage::Poststop => hooks.poststop_mut(),
+    };
+    list.get_or_insert_with(Vec::new).push(hook.clone());
+}
+
+fn set_namespace(linux: &mut Linux, typ: LinuxNamespaceType, from: &NamespaceFrom) {
+    let list = linux.namespaces_mut().get_or_insert_with(Vec::new);
+    let at = list.iter().position(|n| n.typ() == typ);
+    let path = match from {
+        NamespaceFrom::Host => {
+            list.retain(|n| n.typ() != typ);
+            return;
+        }
+        NamespaceFrom::New => None,
+        NamespaceFrom::Path(path) => Some(path.clone()),
+    };
+    match at.and_then(|i| list.get_mut(i)) {
+        Some(entry) => {
+            entry.set_path(path);
+        }
+        None => {
+            let mut entry = LinuxNamespace::default();
+            entry.set_typ(typ).set_path(path);
+            list.push(entry);
+        }
+    }
+}
+
+/// Number of names in a path: `/` is 0, `/dev/shm` is 2. `.` and doubled slashes don't count, `..`
+/// takes one away.
+pub(crate) fn depth(path: &Path) -> usize {
+    clean(path).len()
+}
+
+/// Whether two absolute paths are the same as text, once `.`, `..` and doubled slashes are taken out.
+pub fn same_path(a: &Path, b: &Path) -> bool {
+    clean(a) == clean(b)
+}
+
+fn clean(path: &Path) -> Vec<&std::ffi::OsStr> {
+    let mut names = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => names.push(name),
+            Component::ParentDir => {
+                names.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    names
+}
