@@ -29,6 +29,9 @@ pub enum Error {
         object: String,
         source: io::Error,
     },
+    /// The program could not be executed. `code` is the shell's 126 or 127.
+    #[error("{text}")]
+    Exec { text: String, code: i32 },
     /// Wrong use, wrong state, or bad input from the command line: the text says it all.
     #[error("{0}")]
     Msg(String),

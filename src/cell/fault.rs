@@ -192,7 +192,7 @@ impl Fault {
             format!("{object} ({detail})")
         };
         match (self.stage, self.errno) {
-            (Stage::Lookup, e) => {
+            (Stage::Lookup | Stage::Exec, e) => {
                 // The texts callers match (docs/compatibility.md).
                 let program = text(plan.process.args.first());
                 let why = match Errno::from_raw(e) {
@@ -205,7 +205,14 @@ impl Fault {
                     Errno::ENOTDIR => "not a directory".to_owned(),
                     other => other.desc().to_owned(),
                 };
-                Error::msg(format!("exec: {program:?}: {why}"))
+                let code = match e {
+                    libc::ENOENT | libc::ENOTDIR => 127,
+                    _ => 126,
+                };
+                Error::Exec {
+                    text: format!("exec: {program:?}: {why}"),
+                    code,
+                }
             }
             (Stage::MountInProc, _) => Error::config(
                 object,
@@ -214,15 +221,8 @@ impl Fault {
             (Stage::MountNotProc, _) => {
                 Error::config(object, "only a proc file system can be bound onto /proc")
             }
-            (Stage::CreateHook | Stage::StartHook, HOOK_TIMEOUT..) => {
-                Error::msg(format!("{step} {object}: killed: it ran into its timeout"))
-            }
-            (Stage::CreateHook | Stage::StartHook, e @ HOOK_SIGNAL..) => Error::msg(format!(
-                "{step} {object}: killed by signal {}",
-                e - HOOK_SIGNAL
-            )),
             (Stage::CreateHook | Stage::StartHook, e @ HOOK_EXIT..) => {
-                Error::msg(format!("{step} {object}: exit status {}", e - HOOK_EXIT))
+                Error::msg(format!("{step} {object}: {}", hook_words(e)))
             }
             (_, e) => Error::step(step, object, io::Error::from_raw_os_error(e)),
         }
@@ -333,6 +333,16 @@ impl Fault {
             ),
             Lookup | Exec => ("exec", text(p.args.first())),
         }
+    }
+}
+
+/// How a hook failed, from the code in [`Fault::errno`].
+pub fn hook_words(code: i32) -> String {
+    match code {
+        HOOK_TIMEOUT.. => "killed: it ran into its timeout".to_owned(),
+        s @ HOOK_SIGNAL.. => format!("killed by signal {}", s - HOOK_SIGNAL),
+        c @ HOOK_EXIT.. => format!("exit status {}", c - HOOK_EXIT),
+        e => Errno::from_raw(e).desc().to_owned(),
     }
 }
 

@@ -1,5 +1,24 @@
-//! cell
+//! A cell's life: create, start, run, kill, delete, and its state on disk.
+//!
+//! Owns the order of things. Mounts and cgroup files are other rooms'. [`create`] is the parent's
+//! side of a creation, [`child`] the child's; [`ops`] and [`run`] what comes after; [`store`] the
+//! state.
 
 pub mod child;
+pub mod create;
 pub mod fault;
+pub mod hooks;
+pub mod ops;
+pub mod run;
+pub mod spawn;
+pub mod status;
+pub mod store;
+mod userns;
+mod view;
 pub mod wire;
+
+pub use create::{CreateOptions, Made, Prepared, Until, create, prepare};
+pub use ops::{delete, kill, start};
+pub use run::{RunOptions, RunOutcome, run};
+pub use status::{Status, View, list};
+pub use store::{Saved, Store};

@@ -4,3 +4,4 @@ pub mod hook;
 pub mod identity;
 pub mod lookup;
 pub mod seccomp;
+pub mod terminal;

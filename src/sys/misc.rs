@@ -300,3 +300,12 @@ pub fn poll_in(fds: &[BorrowedFd], timeout_ms: i32) -> Sys<[bool; 4]> {
         Ok(_) => Ok(p.map(|s| s.revents != 0)),
     }
 }
+
+/// The CLONE_NEW* flag of the namespace behind a descriptor (ioctl_ns(2), NS_GET_NSTYPE).
+pub fn ns_type(fd: BorrowedFd) -> Sys<i32> {
+    /// _IO(0xb7, 0x3) of include/uapi/linux/nsfs.h.
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: the request takes no argument.
+    let kind = check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) }.into())?;
+    Ok(kind as i32)
+}

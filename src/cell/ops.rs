@@ -1,0 +1,275 @@
+//! The life of a cell after its creation: start, kill, delete.
+
+use super::hooks;
+use super::status::Status;
+use super::store::{Lock, Saved, Store};
+use crate::sys::clone;
+use crate::{Error, Result};
+use nix::errno::Errno;
+use oci_spec::runtime::Spec;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
+/// How long `delete` waits for a killed process to be gone.
+const DEATH_WAIT: Duration = Duration::from_secs(10);
+
+/// Starts a created cell.
+///
+/// Errors: the cell is in another state; the program could not be executed (the cell is then
+/// stopped); a startContainer or poststart hook failed.
+pub fn start(store: &Store, id: &str) -> Result<()> {
+    let lock = store.lock(id)?;
+    let saved = store.load(id)?;
+    match saved.status(store) {
+        Status::Created => {}
+        Status::Stopped => return Err(Error::msg("cannot start a container that has stopped")),
+        other => {
+            return Err(Error::msg(format!(
+                "cannot start an already running container ({id} is {other})"
+            )));
+        }
+    }
+    release(&lock)?;
+    poststart(&lock, &saved)
+}
+
+/// Lets the waiting child go on and waits until it executed the program.
+fn release(lock: &Lock) -> Result<()> {
+    let fifo = lock.dir().join("exec.fifo");
+    let status = lock.dir().join("exec.status");
+    let fail = |e: io::Error| Error::step("start through", fifo.display().to_string(), e);
+    // Opened before the child goes on, so that its end of file can't be missed.
+    let mut answer = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&status)
+        .map_err(fail)?;
+    let mut go = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&fifo)
+        .map_err(fail)?;
+    go.write_all(b"0").map_err(fail)?;
+    let mut wire = Vec::new();
+    loop {
+        crate::sys::misc::poll_in(&[answer.as_fd()], -1).map_err(|e| fail(e.into()))?;
+        match answer.read_to_end(&mut wire) {
+            Ok(_) => break,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(fail(e)),
+        }
+    }
+    for path in [&fifo, &status] {
+        let _ = fs::remove_file(path);
+    }
+    match super::fault::Fault::decode(&wire) {
+        None => Ok(()),
+        Some(fault) => {
+            // Only the words of the Plan are needed, for the message.
+            let spec = load_config(lock)?;
+            Err(explain(&fault, &spec))
+        }
+    }
+}
+
+fn explain(fault: &super::fault::Fault, spec: &Spec) -> Error {
+    let program = spec
+        .process()
+        .as_ref()
+        .and_then(|p| p.args().clone())
+        .and_then(|a| a.into_iter().next())
+        .unwrap_or_default();
+    use super::fault::Stage;
+    match fault.stage {
+        Stage::Exec | Stage::Lookup => Error::Exec {
+            text: format!("exec: {program:?}: {}", exec_words(fault.errno)),
+            code: match fault.errno {
+                libc::ENOENT | libc::ENOTDIR => 127,
+                _ => 126,
+            },
+        },
+        _ => Error::msg(format!(
+            "startContainer hook {}: {}",
+            fault.index,
+            super::fault::hook_words(fault.errno)
+        )),
+    }
+}
+
+/// The texts that callers match.
+fn exec_words(errno: i32) -> String {
+    match Errno::from_raw(errno) {
+        Errno::ENOENT => "no such file or directory".into(),
+        Errno::EACCES => "permission denied".into(),
+        Errno::ENOTDIR => "not a directory".into(),
+        Errno::EISDIR => "is a directory".into(),
+        Errno::ENOEXEC => "exec format error".into(),
+        other => other.desc().to_lowercase(),
+    }
+}
+
+/// The configuration as it was resolved at creation.
+pub fn load_config(lock: &Lock) -> Result<Spec> {
+    crate::spec::load::load(lock.dir()).map(|l| l.spec)
+}
+
+/// Runs the poststart hooks. Reads the configuration only when it may have some.
+pub fn poststart(lock: &Lock, saved: &Saved) -> Result<()> {
+    late_hooks(lock, saved, "poststart", "running")
+}
+
+fn late_hooks(lock: &Lock, saved: &Saved, kind: &str, status: &str) -> Result<()> {
+    let path = lock.dir().join("config.json");
+    let text = match fs::read(&path) {
+        Ok(t) => t,
+        // A creation cut off before it was written ran no hook.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::step("read", path.display().to_string(), e)),
+    };
+    // Most configurations have no such hook: looking for its name is cheaper than parsing.
+    let key = format!("\"{kind}\"");
+    if !text.windows(key.len()).any(|w| w == key.as_bytes()) {
+        return Ok(());
+    }
+    let spec = crate::spec::load::parse(&text)?.spec;
+    let Some(h) = spec.hooks() else {
+        return Ok(());
+    };
+    let list = match kind {
+        "poststart" => h.poststart(),
+        _ => h.poststop(),
+    };
+    hooks::run(&hooks::lowered(kind, list)?, saved, status)
+}
+
+/// Sends a signal to the first process, or to all.
+pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
+    let saved = store.load(id)?;
+    if all {
+        return saved.kill_every(signal);
+    }
+    let status = saved.status(store);
+    if status == Status::Stopped {
+        // Without its own pid namespace others may outlive the first process (runc: --all).
+        return Err(Error::msg("container not running"));
+    }
+    let pidfd = match clone::pidfd_open(saved.pid) {
+        Ok(fd) => fd,
+        Err(Errno::ESRCH) => return Err(Error::msg("os: process already finished")),
+        Err(e) => return Err(Error::step("open", format!("process {}", saved.pid), e)),
+    };
+    // Between the first look and pidfd_open the pid may have passed to another process.
+    if !saved.alive() {
+        return Err(Error::msg("os: process already finished"));
+    }
+    match clone::pidfd_kill(pidfd.as_fd(), signal) {
+        Ok(()) => {}
+        Err(Errno::ESRCH) => return Err(Error::msg("os: process already finished")),
+        Err(e) => return Err(Error::step("signal", format!("process {}", saved.pid), e)),
+    }
+    // A frozen process takes even SIGKILL only when thawed on v1 (runc thaws as well).
+    if signal == libc::SIGKILL && status == Status::Paused {
+        saved.cgroup.thaw()?;
+    }
+    Ok(())
+}
+
+impl Saved {
+    fn kill_every(&self, signal: i32) -> Result<()> {
+        if signal == libc::SIGKILL {
+            return self.cgroup.kill_all();
+        }
+        for pid in self.cgroup.procs(true)? {
+            if let Ok(fd) = clone::pidfd_open(pid) {
+                match clone::pidfd_kill(fd.as_fd(), signal) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(e) => return Err(Error::step("signal", format!("process {pid}"), e)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Deletes a cell: its groups (with whatever still lives in them, when `force`), its own
+/// directories, its state.
+///
+/// Errors: it is not stopped and `force` is off; something can't be removed (the state then
+/// stays, to try again).
+pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
+    let lock = match store.lock(id) {
+        Ok(lock) => lock,
+        // As runc: with --force, what isn't there counts as deleted.
+        Err(Error::Msg(text)) if force && text.ends_with("does not exist") => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let saved = match store.load(id) {
+        Ok(saved) => saved,
+        // The directory without a state: cut off before the first effect.
+        Err(_) if force && !lock.dir().join("state.json").exists() => return lock.remove(),
+        Err(e) => return Err(e),
+    };
+    match saved.status(store) {
+        Status::Stopped => {}
+        // A created cell has run nothing yet: its waiting process is ours to end.
+        _ if force => kill_and_wait(&saved)?,
+        other => {
+            return Err(Error::msg(format!(
+                "cannot delete container {id} that is not stopped: {other}"
+            )));
+        }
+    }
+    destroy(&lock, &saved)
+}
+
+fn kill_and_wait(saved: &Saved) -> Result<()> {
+    saved.cgroup.kill_all()?;
+    // A cell without groups of its own still has its first process.
+    if saved.alive()
+        && let Ok(fd) = clone::pidfd_open(saved.pid)
+    {
+        let _ = clone::pidfd_kill(fd.as_fd(), libc::SIGKILL);
+        let _ = saved.cgroup.thaw();
+    }
+    let end = Instant::now() + DEATH_WAIT;
+    while saved.alive() {
+        if Instant::now() > end {
+            return Err(Error::msg(format!(
+                "process {} of cell {} did not die within {} s of SIGKILL",
+                saved.pid,
+                saved.id,
+                DEATH_WAIT.as_secs()
+            )));
+        }
+        match clone::pidfd_open(saved.pid) {
+            Ok(fd) => {
+                let _ = crate::sys::misc::poll_in(&[fd.as_fd()], 20);
+            }
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
+
+/// Removes everything a stopped cell has; poststop hooks run last, and their failure is only
+/// reported (runtime-spec, Lifecycle, step 13).
+pub fn destroy(lock: &Lock, saved: &Saved) -> Result<()> {
+    saved.cgroup.remove()?;
+    for dir in &saved.remove {
+        match fs::remove_dir_all(dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::step("remove", dir.display().to_string(), e));
+            }
+            _ => {}
+        }
+    }
+    let hooks = late_hooks(lock, saved, "poststop", "stopped");
+    lock.remove()?;
+    if let Err(e) = hooks {
+        eprintln!("gpucell: warning: {e}");
+    }
+    Ok(())
+}

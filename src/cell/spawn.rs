@@ -1,0 +1,165 @@
+//! Cloning the child: one clone3 with the new namespaces, straight into the cgroup, with the
+//! exceptions that the kernel forces (existing namespaces, time offsets, no clone3).
+
+use super::child::{self, Init};
+use crate::plan::{Kind, Namespaces, Plan};
+use crate::sys::clone::{self, Child, Clone3};
+use crate::sys::misc::CArray;
+use crate::sys::{Sys, fd, pipe};
+use crate::{Error, Result};
+use nix::errno::Errno;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// Namespaces opened by path, before anything is made.
+pub struct Joins {
+    /// Entered by the parent around clone3 (the child is born in them).
+    parent: Vec<(OwnedFd, Kind)>,
+    /// Entered by the child: (descriptor, kind, index in the Plan).
+    pub child: Vec<(OwnedFd, Kind, usize)>,
+    /// An existing user namespace: a process in between enters it first.
+    user: Option<OwnedFd>,
+}
+
+impl Joins {
+    /// Opens the paths of the Plan and checks that each is a namespace of its kind.
+    pub fn open(ns: &Namespaces) -> Result<Self> {
+        let mut joins = Joins {
+            parent: Vec::new(),
+            child: Vec::new(),
+            user: None,
+        };
+        for (i, (kind, path)) in ns.join.iter().enumerate() {
+            let text = path.to_string_lossy().into_owned();
+            let os = std::ffi::OsStr::from_bytes(path.as_bytes());
+            let file =
+                File::open(os).map_err(|e| Error::step("open namespace", text.clone(), e))?;
+            // NS_GET_NSTYPE (ioctl_ns(2)) is the test of what a path stands for.
+            let found = crate::sys::misc::ns_type(file.as_fd())
+                .map_err(|e| Error::step("examine namespace", text.clone(), e))?;
+            if found as u64 != *kind as u64 {
+                return Err(Error::config(
+                    format!("linux.namespaces[{i}].path"),
+                    format!("{text} is not a {} namespace", kind.file()),
+                ));
+            }
+            let fd = OwnedFd::from(file);
+            match kind {
+                Kind::User => joins.user = Some(fd),
+                Kind::Mount | Kind::Cgroup => joins.child.push((fd, *kind, i)),
+                _ => joins.parent.push((fd, *kind)),
+            }
+        }
+        Ok(joins)
+    }
+}
+
+/// Makes the child. `argv` and `envp` as for [`child::main`].
+pub fn spawn(
+    plan: &Plan,
+    joins: &Joins,
+    cgroup: Option<BorrowedFd>,
+    init: &Init,
+    argv: &CArray,
+    envp: &mut CArray,
+) -> Result<Child> {
+    let mut flags = plan.namespaces.new & !(Kind::Time as u64);
+    if init.late_cgroup_ns {
+        flags &= !(Kind::Cgroup as u64);
+    }
+    let fail = |e: Errno| Error::step("clone", format!("the cell (flags {flags:#x})"), e);
+    if let Some(user) = &joins.user {
+        return through_user_ns(joins, user, flags, cgroup, init, argv, envp).map_err(fail);
+    }
+    let back = Back::enter(plan, joins)?;
+    let made = clone_once(flags, cgroup, || child::main(init, argv, envp));
+    back.leave()?;
+    made.map_err(fail)
+}
+
+fn clone_once(flags: u64, cgroup: Option<BorrowedFd>, child: impl FnOnce() -> i32) -> Sys<Child> {
+    let args = Clone3 { flags, cgroup };
+    clone::clone3(&args, child)
+}
+
+/// The namespaces the parent left to give birth in others.
+struct Back(Vec<(OwnedFd, Kind)>);
+
+impl Back {
+    fn enter(plan: &Plan, joins: &Joins) -> Result<Self> {
+        let mut back = Back(Vec::new());
+        let own = |kind: Kind| -> Result<OwnedFd> {
+            let path = format!("/proc/self/ns/{}", kind.file());
+            File::open(&path)
+                .map(OwnedFd::from)
+                .map_err(|e| Error::step("open namespace", path, e))
+        };
+        for (fd, kind) in &joins.parent {
+            back.0.push((own(*kind)?, *kind));
+            if let Err(e) = clone::setns(fd.as_fd(), *kind as u64 as i32) {
+                back.leave()?;
+                return Err(Error::step("join namespace", kind.file(), e));
+            }
+        }
+        if let Some(offsets) = &plan.time_offsets {
+            // Offsets can only be written before the first process is in the namespace
+            // (time_namespaces(7)); unshare moves children only.
+            back.0.push((own(Kind::Time)?, Kind::Time));
+            clone::unshare(Kind::Time as u64 as i32)
+                .map_err(|e| Error::step("make namespace", "time", e))?;
+            if !offsets.is_empty() {
+                let path = "/proc/self/timens_offsets";
+                fs::write(path, offsets).map_err(|e| Error::step("write time offsets", path, e))?;
+            }
+        }
+        Ok(back)
+    }
+
+    fn leave(self) -> Result<()> {
+        for (fd, kind) in self.0.iter().rev() {
+            clone::setns(fd.as_fd(), *kind as u64 as i32)
+                .map_err(|e| Error::step("return to namespace", kind.file(), e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Joining a user namespace costs the privileges of the old one, so a process in between does
+/// it, enters the other namespaces, and makes the child as a sibling of its own (CLONE_PARENT).
+fn through_user_ns(
+    joins: &Joins,
+    user: &OwnedFd,
+    flags: u64,
+    cgroup: Option<BorrowedFd>,
+    init: &Init,
+    argv: &CArray,
+    envp: &mut CArray,
+) -> Sys<Child> {
+    let (read, write) = pipe::pair()?;
+    let between = clone_once(0, cgroup, || {
+        let made = (|| -> Sys<i32> {
+            clone::setns(user.as_fd(), libc::CLONE_NEWUSER)?;
+            for (fd, kind) in &joins.parent {
+                clone::setns(fd.as_fd(), *kind as u64 as i32)?;
+            }
+            let flags = flags | libc::CLONE_PARENT as u64;
+            clone_once(flags, None, || child::main(init, argv, envp)).map(|c| c.pid)
+        })();
+        let answer = made.unwrap_or_else(|e| -(e as i32));
+        let _ = fd::write_all(write.as_fd(), &answer.to_ne_bytes());
+        0
+    })?;
+    drop(write);
+    let mut answer = [0; 4];
+    let n = fd::read(read.as_fd(), &mut answer)?;
+    clone::wait_pidfd(between.pidfd.as_fd())?;
+    let pid = i32::from_ne_bytes(answer);
+    if n != answer.len() || pid <= 0 {
+        return Err(Errno::from_raw(if n == 4 { -pid } else { libc::ECHILD }));
+    }
+    Ok(Child {
+        pid,
+        pidfd: clone::pidfd_open(pid)?,
+    })
+}
