@@ -1,7 +1,211 @@
 //! The command line: one file a command, arguments → one call → print. No system calls here.
+//!
+//! Owns the top level: global flags, which of two readings `run` and `exec` get (runc's or a
+//! person's), how errors are shown, and exit codes.
+
+mod lifecycle;
+mod log;
+
+use crate::cell::Store;
+use crate::{Error, Result};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Global flags: runc's, and `-v`.
+#[derive(Debug, Clone, Args)]
+pub struct Globals {
+    /// Directory for the state of cells [default: /run/gpucell, or $XDG_RUNTIME_DIR/gpucell]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Write errors and warnings to this file too
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Format of the log
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"], default_value = "text")]
+    pub log_format: String,
+    /// Log more
+    #[arg(long, hide = true)]
+    pub debug: bool,
+    /// Say more (warnings that are otherwise only logged)
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Let systemd make the cgroups (cgroupsPath is slice:prefix:name)
+    #[arg(long)]
+    pub systemd_cgroup: bool,
+    /// Who makes the cgroups: cgroupfs, systemd or disabled
+    #[arg(long, value_name = "MANAGER", value_parser = ["cgroupfs", "systemd", "disabled"])]
+    pub cgroup_manager: Option<String>,
+    /// Accepted for runc's callers; found out by itself
+    #[arg(long, value_name = "BOOL", hide = true)]
+    pub rootless: Option<String>,
+}
+
+impl Globals {
+    /// The store that `--root` or the default names.
+    pub fn store(&self) -> Store {
+        Store::new(self.root.clone().unwrap_or_else(default_root))
+    }
+
+    /// The cgroup driver asked for.
+    pub fn driver(&self) -> crate::cgroup::Driver {
+        use crate::cgroup::Driver;
+        match self.cgroup_manager.as_deref() {
+            Some("systemd") => Driver::Systemd,
+            Some("disabled") => Driver::Disabled,
+            None if self.systemd_cgroup => Driver::Systemd,
+            _ => Driver::Cgroupfs,
+        }
+    }
+}
+
+fn default_root() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/run/gpucell");
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
+        Some(dir) => PathBuf::from(dir).join("gpucell"),
+        None => PathBuf::from(format!("/tmp/gpucell-{}", nix::unistd::geteuid())),
+    }
+}
+
+/// Runs OCI containers with hard limits on memory, CPU, GPUs and GPU memory.
+#[derive(Debug, Parser)]
+#[command(
+    name = "gpucell",
+    disable_version_flag = true,
+    subcommand_required = true
+)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a bundle as runc does
+    #[command(name = RUNC_RUN, hide = true)]
+    RunBundle(lifecycle::Run),
+    /// Create a cell; `start` runs its program
+    Create(lifecycle::Create),
+    /// Run the program of a created cell
+    Start(lifecycle::Start),
+    /// Print the state of a cell as JSON
+    State(lifecycle::StateArgs),
+    /// Send a signal to a cell
+    Kill(lifecycle::Kill),
+    /// Delete a cell and what it holds
+    Delete(lifecycle::Delete),
+    /// List cells
+    List(lifecycle::List),
+}
+
+/// Name under which runc's reading of `run` is parsed.
+const RUNC_RUN: &str = "run-bundle";
 
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> i32 {
-    0
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if matches!(
+        args.get(1).and_then(|a| a.to_str()),
+        Some("--version" | "-V" | "version")
+    ) {
+        print!("{}", version());
+        return 0;
+    }
+    let args = reading(args);
+    let cli = match Cli::command()
+        .try_get_matches_from(args)
+        .and_then(|m| Cli::from_arg_matches(&m))
+    {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { 1 } else { 0 };
+        }
+    };
+    let globals = cli.globals.clone();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(Failure { error, code }) => {
+            log::error(&globals, &error);
+            code
+        }
+    }
 }
-pub mod units;
+
+/// An error with the exit code of its command.
+pub struct Failure {
+    error: Error,
+    code: i32,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure { error, code: 1 }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<i32, Failure> {
+    let g = &cli.globals;
+    Ok(match cli.command {
+        Command::RunBundle(a) => a.run(g)?,
+        Command::Create(a) => a.run(g)?,
+        Command::Start(a) => a.run(g)?,
+        Command::State(a) => a.run(g)?,
+        Command::Kill(a) => a.run(g)?,
+        Command::Delete(a) => a.run(g)?,
+        Command::List(a) => a.run(g)?,
+    })
+}
+
+/// What `--version` prints; callers read the first line's `X version V` and the `spec:` line.
+fn version() -> String {
+    format!(
+        "gpucell version {}\ncommit: {}\nspec: 1.3.0\n",
+        env!("CARGO_PKG_VERSION"),
+        option_env!("GPUCELL_COMMIT").unwrap_or("unknown")
+    )
+}
+
+/// Global flags that take a value, to find the verb.
+const VALUED: [&str; 5] = [
+    "--root",
+    "--log",
+    "--log-format",
+    "--cgroup-manager",
+    "--rootless",
+];
+
+/// The index of the verb in an argument list.
+fn verb(args: &[OsString]) -> Option<usize> {
+    let mut i = 1;
+    while let Some(arg) = args.get(i) {
+        let text = arg.to_str()?;
+        if !text.starts_with('-') {
+            return Some(i);
+        }
+        i += if VALUED.contains(&text) { 2 } else { 1 };
+    }
+    None
+}
+
+/// Decides between the two readings of `run`: with `--bundle`, or in a folder that
+/// holds config.json, it is runc's.
+fn reading(mut args: Vec<OsString>) -> Vec<OsString> {
+    let Some(at) = verb(&args) else {
+        return args;
+    };
+    if args[at] == "run" {
+        let bundle = args[at..].iter().any(|a| {
+            let a = a.to_string_lossy();
+            a == "-b" || a == "--bundle" || a.starts_with("--bundle=")
+        });
+        if bundle || std::path::Path::new("config.json").exists() {
+            args[at] = RUNC_RUN.into();
+        }
+    }
+    args
+}

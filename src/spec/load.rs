@@ -40,8 +40,16 @@ pub struct Loaded {
 /// Reads and parses `bundle/config.json`.
 ///
 /// # Errors
-/// The file can't be read, is not a regular file or is larger than [`MAX_SIZE`]; or as [`parse`].
+/// As [`read`] and [`parse`].
 pub fn load(bundle: &Path) -> Result<Loaded> {
+    parse(&read(bundle)?)
+}
+
+/// Reads the text of `bundle/config.json`.
+///
+/// # Errors
+/// The file can't be read, is not a regular file or is larger than [`MAX_SIZE`].
+pub fn read(bundle: &Path) -> Result<Vec<u8>> {
     let path = bundle.join("config.json");
     let fail = |e: io::Error| Error::step("read", path.display().to_string(), e);
     // O_NONBLOCK: a FIFO of that name must not hang the runtime. It has no effect on files.
@@ -70,7 +78,7 @@ pub fn load(bundle: &Path) -> Result<Loaded> {
     if meta.len() > MAX_SIZE || json.len() as u64 > MAX_SIZE {
         return Err(too_large());
     }
-    parse(&json)
+    Ok(json)
 }
 
 /// Parses the text of a `config.json`.
