@@ -180,6 +180,7 @@ fn prepare<'a>(
     // From here on only the streams, the preserved descriptors and our own sockets are open:
     // no /proc/self/fd/N of the cell leads to the host (CVE-2024-21626).
     labels.apply(p)?;
+    drop((labels, cwd, root, proc_self));
     close_rest(init)?;
     misc::reset_sigpipe();
     clone::set_pdeathsig(0).at(Stage::Prepare, 0)?;
