@@ -41,8 +41,10 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group to be made, with the missing ones above it looked up.
-    pub(super) fn planned(mount: &str, path: &str, controllers: Vec<String>) -> Self {
+    /// A group to be made, with the missing ones above it looked up. One that is there and has
+    /// processes is refused already here, before its path is saved as ours: removing it later
+    /// would kill them.
+    pub(super) fn planned(mount: &str, path: &str, controllers: Vec<String>) -> Result<Self> {
         let mut parents = Vec::new();
         let mut at = path;
         while let Some((up, _)) = at.rsplit_once('/') {
@@ -52,12 +54,37 @@ impl Group {
             parents.insert(0, up.to_owned());
             at = up;
         }
-        Group {
+        let group = Group {
             mount: mount.to_owned(),
             path: path.to_owned(),
             controllers,
             parents,
+        };
+        if group.parents.is_empty()
+            && let Some(dir) = group.open()?
+        {
+            group.refuse_busy(&dir)?;
         }
+        Ok(group)
+    }
+
+    /// A group of somebody else's processes is not for a new cell (runtime-spec, "Control
+    /// groups").
+    pub(super) fn refuse_busy(&self, dir: &Dir) -> Result<()> {
+        let busy = if self.is_v2() {
+            event(dir, "populated")? == Some(1)
+        } else {
+            let mut procs = Vec::new();
+            walk(dir, DEPTH, &mut |d| read_procs(d, &mut procs))?;
+            !procs.is_empty()
+        };
+        if busy {
+            return Err(Error::msg(format!(
+                "make cgroup {}: it exists and has processes, of another cell perhaps",
+                self.full_path()
+            )));
+        }
+        Ok(())
     }
 
     /// The group's directory.

@@ -139,7 +139,7 @@ pub(crate) fn cpu(w: &mut Writes, c: &LinuxCpu, now: Present<'_>) -> Result<()> 
         }
     }
 
-    let burst = check_burst(c)?;
+    let burst = check_burst(c, now("cpu", "cpu.cfs_burst_us"))?;
     let quota = c.quota().filter(|&q| q != 0);
     let period = c.period().filter(|&p| p != 0);
     let live = now("cpu", "cpu.cfs_quota_us").is_some();
