@@ -90,11 +90,14 @@ impl CgroupPlan {
         Ok(cgroup)
     }
 
-    /// Without privilege and without limits, a cell can do without.
+    /// Without privilege and without limits, a cell can do without a group.
     fn may_lack(&self, e: &Error, limits: bool) -> bool {
-        self.state.rootless
-            && !limits
-            && matches!(e.errno(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
+        self.refused(e) && !limits
+    }
+
+    /// Whether an unprivileged caller was refused a group.
+    fn refused(&self, e: &Error) -> bool {
+        self.state.rootless && matches!(e.errno(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
     }
 
     fn make_v2(&self, group: &Group, made: &mut CgroupState) -> Result<Option<Dir>> {
@@ -102,9 +105,7 @@ impl CgroupPlan {
         let mut ours = || made.v2 = Some(group.clone());
         let dir = match make_group(&mount, group, &mut ours) {
             Err(e) if self.may_lack(&e, self.has_limits()) => return Ok(None),
-            Err(e) if self.state.rootless && self.has_limits() => {
-                return Err(no_delegation(group, e));
-            }
+            Err(e) if self.refused(&e) => return Err(no_delegation(group, e)),
             other => other?,
         };
         let given = set_limits_v2(&mount, group, &dir, &self.v2_writes)?;

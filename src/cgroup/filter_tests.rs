@@ -17,22 +17,24 @@ fn rule(allow: bool, kind: Kind, major: Option<u32>, minor: Option<u32>, access:
     }
 }
 
-fn run(program: &[Insn], kind: Kind, major: u32, minor: u32, access: u8) -> bool {
-    let bytes: Vec<u8> = program
-        .iter()
-        .flat_map(|i| {
-            let mut b = vec![i.code, i.regs];
-            b.extend(i.off.to_le_bytes());
-            b.extend(i.imm.to_le_bytes());
-            b
-        })
-        .collect();
-    let vm = rbpf::EbpfVmRaw::new(Some(&bytes)).expect("valid program");
+/// The program's bytes, as the kernel gets them.
+fn bytes(program: &[Insn]) -> Vec<u8> {
+    let one = |i: &Insn| {
+        let mut b = vec![i.code, i.regs];
+        b.extend(i.off.to_le_bytes());
+        b.extend(i.imm.to_le_bytes());
+        b
+    };
+    program.iter().flat_map(one).collect()
+}
+
+fn run(vm: &rbpf::EbpfVmRaw, kind: Kind, major: u32, minor: u32, access: u8) -> bool {
     let kind = if kind == Kind::Block { 1 } else { 2 };
-    let mut ctx: Vec<u8> = [(u32::from(access) << 16) | kind, major, minor]
-        .iter()
-        .flat_map(|n| n.to_le_bytes())
-        .collect();
+    let mut ctx = [0u8; 12];
+    let words = [(u32::from(access) << 16) | kind, major, minor];
+    for (place, word) in ctx.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
     match vm.execute_program(&mut ctx).expect("program ends") {
         0 => false,
         1 => true,
@@ -43,7 +45,8 @@ fn run(program: &[Insn], kind: Kind, major: u32, minor: u32, access: u8) -> bool
 /// Compares table and program with the definition, over every kind of access.
 fn check(rules: &[DeviceRule]) {
     let table = Table::new(rules);
-    let program = compile(&table).unwrap();
+    let program = bytes(&compile(&table).unwrap());
+    let vm = rbpf::EbpfVmRaw::new(Some(&program)).expect("valid program");
     for kind in [Kind::Block, Kind::Char] {
         let t = if kind == Kind::Block {
             &table.blocks
@@ -57,7 +60,7 @@ fn check(rules: &[DeviceRule]) {
                 assert_eq!(t.look_up(major, minor), granted, "table at {at}");
                 for access in 1..=ALL {
                     let want = access & !granted == 0;
-                    let got = run(&program, kind, major, minor, access);
+                    let got = run(&vm, kind, major, minor, access);
                     assert_eq!(got, want, "access {access} to {at}");
                 }
             }

@@ -151,7 +151,10 @@ fn memory_v1() {
     let set = |l: &str, s: &str| [format!("{L}={l}"), format!("{S}={s}")];
     let swap_first = |l: &str, s: &str| [format!("{S}={s}"), format!("{L}={l}")];
     assert_eq!(with(r#""limit":10,"swap":20"#, &[]), set("10", "20"));
-    assert_eq!(with(r#""limit":10,"swap":-1"#, &[]), swap_first("10", "-1"));
+    assert_eq!(
+        with(r#""limit":10,"swap":-1"#, &[]),
+        swap_first("10", "-1?")
+    );
     // No more than the old limit: memory first. More: memory+swap first.
     assert_eq!(
         with(r#""limit":10,"swap":20"#, &[(L, "50")]),
