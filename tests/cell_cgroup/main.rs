@@ -60,7 +60,11 @@ fn a_limit_too_low_says_so() {
 
 #[test]
 fn half_a_cpu_is_half_a_cpu() {
-    let cell = TestCell::new("cpu", r#"{"cpu":{"quota":50000,"period":100000}}"#);
+    let cell = TestCell::new(
+        "cpu",
+        // The weight keeps other work on this machine from making the share smaller.
+        r#"{"cpu":{"quota":50000,"period":100000,"shares":262144}}"#,
+    );
     let mut child = cell.spawn("spin", "");
     std::thread::sleep(Duration::from_millis(500));
     let (start, before) = (Instant::now(), cpu_ticks(child.id()));
@@ -93,7 +97,7 @@ fn limits_read_back() {
         for (file, want) in [
             ("memory.max", "134217728"),
             ("memory.low", "67108864"),
-            ("cpu.weight", "171"),
+            ("cpu.weight", "174"),
             ("cpu.max", "75000 50000"),
             ("cpu.max.burst", "10000"),
             ("cpuset.cpus", last.as_str()),

@@ -32,7 +32,8 @@ pub(crate) fn memory(w: &mut Writes, m: &LinuxMemory, now: Present<'_>) -> Resul
     for (name, set) in [("kernel", m.kernel()), ("kernelTCP", m.kernel_tcp())] {
         if set.is_some_and(|v| v != 0 && v != -1) {
             w.warn(format!(
-                "linux.resources.memory.{name} is ignored: cgroup v2 counts kernel memory in memory.max"
+                "linux.resources.memory.{name} is ignored: cgroup v2 counts kernel memory in \
+                 memory.max"
             ));
         }
     }
@@ -88,7 +89,8 @@ fn check_usage(limit: i64, swap: i64, now: Present<'_>) -> Result<()> {
         return Err(Error::config(
             "linux.resources.memory.limit",
             format!(
-                "{limit} is below what the cell uses now ({used} bytes, and {used_swap} of swap), and checkBeforeUpdate is set"
+                "{limit} is below what the cell uses now ({used} bytes, and {used_swap} of swap), \
+                 and checkBeforeUpdate is set"
             ),
         ));
     }
