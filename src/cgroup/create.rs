@@ -11,7 +11,7 @@ use super::filter;
 use super::limits::{Need, Write, v1_name};
 use super::plan::CgroupPlan;
 use super::remove::remove_below;
-use super::state::{CgroupState, Group, event, gone};
+use super::state::{CgroupState, Group, gone};
 use crate::error::{Error, Result};
 use nix::fcntl::AtFlags;
 use nix::unistd::{Uid, fchownat};
@@ -62,23 +62,25 @@ impl CgroupPlan {
     /// Names the file and value, the controller and the mount, or the group, with the errno.
     /// What was made by then has been removed again.
     pub fn create(&self) -> Result<Cgroup> {
-        self.make().inspect_err(|_| {
+        // Never the groups of another cell, which one of our paths may turn out to be.
+        let mut made = CgroupState::default();
+        self.make(&mut made).inspect_err(|_| {
             // The first error is the one to tell. Paths stay in the saved state for `delete`.
-            let _ = self.state.remove();
+            let _ = made.remove();
         })
     }
 
-    fn make(&self) -> Result<Cgroup> {
+    fn make(&self, made: &mut CgroupState) -> Result<Cgroup> {
         let mut cgroup = Cgroup {
             v2: None,
             joins: Vec::with_capacity(self.state.v1.len()),
             state: self.state.clone(),
         };
         if let Some(group) = &self.state.v2 {
-            cgroup.v2 = self.make_v2(group)?;
+            cgroup.v2 = self.make_v2(group, made)?;
         }
         for (group, writes) in self.state.v1.iter().zip(&self.v1_writes) {
-            if let Some(dir) = self.make_v1(group, writes)? {
+            if let Some(dir) = self.make_v1(group, writes, made)? {
                 let file = format!("{}/tasks", dir.path);
                 let file =
                     CString::new(file).map_err(|_| Error::msg("a cgroup path with a NUL"))?;
@@ -88,20 +90,22 @@ impl CgroupPlan {
         Ok(cgroup)
     }
 
-    /// Without privilege and without limits, a cell can do without.
+    /// Without privilege and without limits, a cell can do without a group.
     fn may_lack(&self, e: &Error, limits: bool) -> bool {
-        self.state.rootless
-            && !limits
-            && matches!(e.errno(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
+        self.refused(e) && !limits
     }
 
-    fn make_v2(&self, group: &Group) -> Result<Option<Dir>> {
+    /// Whether an unprivileged caller was refused a group.
+    fn refused(&self, e: &Error) -> bool {
+        self.state.rootless && matches!(e.errno(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
+    }
+
+    fn make_v2(&self, group: &Group, made: &mut CgroupState) -> Result<Option<Dir>> {
         let mount = open_mount(group)?;
-        let dir = match make_group(&mount, group) {
+        let mut ours = || made.v2 = Some(group.clone());
+        let dir = match make_group(&mount, group, &mut ours) {
             Err(e) if self.may_lack(&e, self.has_limits()) => return Ok(None),
-            Err(e) if self.state.rootless && self.has_limits() => {
-                return Err(no_delegation(group, e));
-            }
+            Err(e) if self.refused(&e) => return Err(no_delegation(group, e)),
             other => other?,
         };
         let given = set_limits_v2(&mount, group, &dir, &self.v2_writes)?;
@@ -118,9 +122,15 @@ impl CgroupPlan {
         Ok(Some(dir))
     }
 
-    fn make_v1(&self, group: &Group, writes: &[Write]) -> Result<Option<Dir>> {
+    fn make_v1(
+        &self,
+        group: &Group,
+        writes: &[Write],
+        made: &mut CgroupState,
+    ) -> Result<Option<Dir>> {
         let mount = open_mount(group)?;
-        let dir = match make_group(&mount, group) {
+        let mut ours = || made.v1.push(group.clone());
+        let dir = match make_group(&mount, group, &mut ours) {
             Err(e) if self.may_lack(&e, !writes.is_empty()) => return Ok(None),
             other => other?,
         };
@@ -160,13 +170,14 @@ fn no_delegation(group: &Group, e: Error) -> Error {
 
 /// Makes the group, and those above it as needed. A group that is there already is used if it
 /// has no processes (runtime-spec, "Control groups"), made anew where possible so that no old
-/// limit stays.
-fn make_group(mount: &Dir, group: &Group) -> Result<Dir> {
+/// limit stays. Calls `ours` as soon as there is something to undo.
+fn make_group(mount: &Dir, group: &Group, ours: &mut dyn FnMut()) -> Result<Dir> {
     let path = group.path.as_str();
     let step = |e| Error::step("make cgroup", group.full_path(), e);
     match mount.mkdir(path) {
-        Ok(()) => {}
+        Ok(()) => ours(),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+            ours();
             for (at, _) in path.match_indices('/') {
                 let up = &path[..at];
                 match mount.mkdir(up) {
@@ -179,7 +190,10 @@ fn make_group(mount: &Dir, group: &Group) -> Result<Dir> {
             }
             mount.mkdir(path).map_err(step)?;
         }
-        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => renew(mount, group)?,
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
+            renew(mount, group)?;
+            ours();
+        }
         Err(e) => return Err(step(e)),
     }
     mount
@@ -192,19 +206,7 @@ fn renew(mount: &Dir, group: &Group) -> Result<()> {
     let dir = mount
         .sub(&group.path)
         .map_err(|e| Error::step("open cgroup", full.as_str(), e))?;
-    let busy = if group.is_v2() {
-        event(&dir, "populated")? != Some(0)
-    } else {
-        let text = dir
-            .read("cgroup.procs")
-            .map_err(|e| Error::step("read", format!("{full}/cgroup.procs"), e))?;
-        !text.is_empty()
-    };
-    if busy {
-        return Err(Error::msg(format!(
-            "make cgroup {full}: it exists and has processes, of another cell perhaps"
-        )));
-    }
+    group.refuse_busy(&dir)?;
     remove_below(&dir)?;
     match mount.rmdir(&group.path) {
         Ok(()) => mount

@@ -80,9 +80,9 @@ const fn mknod_rule(kind: Kind) -> DeviceRule {
     }
 }
 
-/// The rules every cell gets after its own list, as in runc and crun: the devices that the spec
-/// demands (config-linux.md, "Default Devices"), the terminals, and making any node (a node
-/// that is not listed still can't be opened). Numbers are in the kernel's devices.txt.
+/// The rules every cell gets after its own list, as in runc (crun adds tun): the devices that
+/// the spec demands (config-linux.md, "Default Devices"), the terminals, and making any node (a
+/// node that is not listed still can't be opened). Numbers are in the kernel's devices.txt.
 pub const DEFAULT_RULES: [DeviceRule; 11] = [
     mknod_rule(Kind::Char),
     mknod_rule(Kind::Block),

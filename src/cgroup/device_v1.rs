@@ -111,3 +111,67 @@ fn rwm(access: u8) -> String {
         .map(|(_, c)| *c)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::device::{DEFAULT_RULES, DeviceRule, Kind};
+    use super::*;
+
+    fn rule(
+        allow: bool,
+        kind: Kind,
+        major: Option<u32>,
+        minor: Option<u32>,
+        access: u8,
+    ) -> DeviceRule {
+        DeviceRule {
+            allow,
+            kind,
+            major,
+            minor,
+            access,
+        }
+    }
+
+    fn lines(rules: &[DeviceRule]) -> Option<Vec<String>> {
+        let list = lower(&Table::new(rules)).ok()?;
+        let show = |w: &Write| format!("{} {}", w.file.trim_start_matches("devices."), w.value);
+        Some(list.iter().map(show).collect())
+    }
+
+    #[test]
+    fn deny_with_exceptions() {
+        let got = lines(&DEFAULT_RULES).unwrap();
+        assert_eq!(got[..3], ["deny a", "allow b *:* m", "allow c *:* m"]);
+        assert!(got.contains(&"allow c 136:* rwm".to_owned()));
+        assert!(got.contains(&"allow c 1:3 rwm".to_owned()));
+        assert_eq!(lines(&[]).unwrap(), ["deny a"]);
+    }
+
+    #[test]
+    fn allow_with_exceptions() {
+        let all = rule(true, Kind::All, None, None, ALL);
+        let no_gpu = rule(false, Kind::Char, Some(195), None, READ | WRITE);
+        assert_eq!(lines(&[all]).unwrap(), ["allow a"]);
+        assert_eq!(
+            lines(&[all, no_gpu]).unwrap(),
+            ["allow a", "deny c 195:* rw"]
+        );
+    }
+
+    #[test]
+    fn holes_are_refused() {
+        let all = rule(true, Kind::Char, None, None, ALL);
+        // All character devices but one, with block devices denied: v1 has one default for both.
+        let hole = rule(false, Kind::Char, Some(1), Some(3), WRITE);
+        assert_eq!(lines(&[all, hole]), None);
+        let pts = rule(true, Kind::Char, Some(136), None, ALL);
+        let one = rule(false, Kind::Char, Some(136), Some(7), ALL);
+        assert_eq!(lines(&[pts, one]), None);
+        // Where wildcards cross.
+        let minor = rule(true, Kind::Char, None, Some(7), ALL);
+        let major = rule(false, Kind::Char, Some(136), None, ALL);
+        assert_eq!(lines(&[minor, major]), None);
+        assert!(lines(&[major, minor]).is_some());
+    }
+}

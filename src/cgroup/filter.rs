@@ -234,3 +234,7 @@ fn load(group: &str, program: &[Insn]) -> Result<OwnedFd> {
         _ => Error::step("load device filter of cgroup", group, e),
     })
 }
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;

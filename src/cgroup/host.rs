@@ -88,11 +88,7 @@ impl Host {
             // After " - ": file system type, source, super options.
             let mut right = right.split(' ');
             match right.next() {
-                Some("2") => {
-                    if v2.is_none() {
-                        v2 = Some(mount);
-                    }
-                }
+                Some("2") => v2 = v2.or(Some(mount)),
                 Some("") => {
                     let options = right.nth(1).unwrap_or("");
                     let controllers = v1_controllers(options);

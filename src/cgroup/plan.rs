@@ -103,8 +103,11 @@ fn plan_nothing(req: &Request<'_>) -> Result<CgroupPlan> {
     Ok(CgroupPlan::empty(req))
 }
 
-/// [`plan`] for a given host.
-pub(super) fn plan_on(req: &Request<'_>, host: &Host) -> Result<CgroupPlan> {
+/// [`plan`] for a host described by the caller: what would be made there.
+///
+/// # Errors
+/// As for [`plan`].
+pub fn plan_on(req: &Request<'_>, host: &Host) -> Result<CgroupPlan> {
     let mut plan = CgroupPlan::empty(req);
     plan.state.mode = Some(host.mode);
     let mut rel = path::resolve(req.id, req.cgroups_path)?;
@@ -131,7 +134,7 @@ pub(super) fn plan_on(req: &Request<'_>, host: &Host) -> Result<CgroupPlan> {
     plan.v2_writes = new.list;
 
     if let Some(mount) = &host.v2 {
-        plan.state.v2 = Some(Group::planned(mount, &rel, Vec::new()));
+        plan.state.v2 = Some(Group::planned(mount, &rel, Vec::new())?);
     } else if let Some(w) = plan.v2_writes.first() {
         return Err(Error::unsupported(
             format!("linux.resources.unified[{:?}]", w.file),
@@ -147,7 +150,7 @@ pub(super) fn plan_on(req: &Request<'_>, host: &Host) -> Result<CgroupPlan> {
         };
         let writes: Vec<Write> = old.list.iter().filter(mine).cloned().collect();
         if has(&V1_ALWAYS) || (no_v2 && has(&V1_ALONE)) || !writes.is_empty() {
-            let group = Group::planned(&m.mount, &rel, m.controllers.clone());
+            let group = Group::planned(&m.mount, &rel, m.controllers.clone())?;
             plan.state.v1.push(group);
             plan.v1_writes.push(writes);
         }
@@ -287,3 +290,7 @@ impl CgroupPlan {
         self.state.mode
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -41,8 +41,10 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group to be made, with the missing ones above it looked up.
-    pub(super) fn planned(mount: &str, path: &str, controllers: Vec<String>) -> Self {
+    /// A group to be made, with the missing ones above it looked up. One that is there and has
+    /// processes is refused already here, before its path is saved as ours: removing it later
+    /// would kill them.
+    pub(super) fn planned(mount: &str, path: &str, controllers: Vec<String>) -> Result<Self> {
         let mut parents = Vec::new();
         let mut at = path;
         while let Some((up, _)) = at.rsplit_once('/') {
@@ -52,12 +54,37 @@ impl Group {
             parents.insert(0, up.to_owned());
             at = up;
         }
-        Group {
+        let group = Group {
             mount: mount.to_owned(),
             path: path.to_owned(),
             controllers,
             parents,
+        };
+        if group.parents.is_empty()
+            && let Some(dir) = group.open()?
+        {
+            group.refuse_busy(&dir)?;
         }
+        Ok(group)
+    }
+
+    /// A group of somebody else's processes is not for a new cell (runtime-spec, "Control
+    /// groups").
+    pub(super) fn refuse_busy(&self, dir: &Dir) -> Result<()> {
+        let busy = if self.is_v2() {
+            event(dir, "populated")? == Some(1)
+        } else {
+            let mut procs = Vec::new();
+            walk(dir, DEPTH, &mut |d| read_procs(d, &mut procs))?;
+            !procs.is_empty()
+        };
+        if busy {
+            return Err(Error::msg(format!(
+                "make cgroup {}: it exists and has processes, of another cell perhaps",
+                self.full_path()
+            )));
+        }
+        Ok(())
     }
 
     /// The group's directory.
@@ -177,11 +204,12 @@ impl CgroupState {
     }
 
     /// Sends SIGKILL to every process of the cell, frozen ones and groups below included. By
-    /// cgroup.kill where the kernel has it (v2, Linux 5.14), else by freezing, killing and
-    /// thawing until none is left. Does not wait for the processes to end; no group is no error.
+    /// cgroup.kill where the kernel has it (v2, Linux 5.14): one write, which does not wait for
+    /// the processes to end. Else by freezing, killing and thawing until none is left, a few
+    /// seconds at most. No group is no error.
     ///
     /// # Errors
-    /// A control file can't be written, or processes keep appearing.
+    /// A control file can't be written, or processes are left.
     pub fn kill_all(&self) -> Result<()> {
         let Some(main) = self.main() else {
             return Ok(());
@@ -208,23 +236,25 @@ impl CgroupState {
     /// Killing without cgroup.kill. Frozen processes can't fork away from the list just read.
     /// A v1 process dies only once thawed; a v2 one at once.
     fn kill_by_hand(&self) -> Result<()> {
-        for round in 0..100 {
+        for round in 0..40 {
+            if self.procs(true)?.is_empty() {
+                return Ok(());
+            }
             // A cell that can't be frozen (a process in uninterruptible sleep) is killed without.
-            let frozen = self.freeze_within(Duration::from_millis(200)).is_ok();
-            let procs = self.procs(true)?;
-            for &pid in &procs {
+            let _ = self.freeze_within(Duration::from_millis(100));
+            for pid in self.procs(true)? {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             self.thaw()?;
-            if procs.is_empty() || (frozen && round > 0 && self.is_empty()?) {
-                return Ok(());
-            }
-            sleep(Duration::from_millis(1 + round.min(20)));
+            sleep(Duration::from_millis(1 + round));
+        }
+        let left = self.procs(true)?;
+        if left.is_empty() {
+            return Ok(());
         }
         Err(Error::msg(format!(
-            "kill processes of cgroup {}: some are left after 100 rounds: {:?}",
-            self.paths().join(", "),
-            self.procs(true)?
+            "kill processes of cgroup {}: {left:?} do not die",
+            self.paths().join(", ")
         )))
     }
 

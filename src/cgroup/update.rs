@@ -35,6 +35,11 @@ impl CgroupState {
         let (mut new, mut old) = limits::lower(res, &is_v1, &now)?;
         let mut warnings = std::mem::take(&mut new.warnings);
         warnings.append(&mut old.warnings);
+        if self.rootless && res.devices().is_some() {
+            warnings.push(
+                "linux.resources.devices is dropped: a rootless cell has no device filter".into(),
+            );
+        }
         let program = self.new_devices(res, &mut old.list)?;
         if self.mode.is_none()
             && let Some(w) = new.list.iter().chain(&old.list).next()

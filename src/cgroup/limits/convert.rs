@@ -4,9 +4,9 @@ use crate::error::{Error, Result};
 
 /// cpu.shares (2 to 262144, default 1024) to cpu.weight (1 to 10000, default 100).
 ///
-/// The logarithmic conversion of the runtime-spec (config-linux.md, "CPU", cgroup v2 notes) that
-/// runc 1.3.2 and crun 1.23 use: a quadratic curve through (2, 1), (1024, 100) and
-/// (262144, 10000), which keeps the default the default. 0 means unset and stays 0.
+/// The newer, logarithmic conversion that runc and crun share (crun(1), "CPU controller"): a
+/// quadratic curve in log2 through (2, 1), (1024, 100) and (262144, 10000), which keeps the
+/// default the default. 0 means unset and stays 0.
 pub(crate) fn shares_to_weight(shares: u64) -> u64 {
     match shares {
         0 => 0,
@@ -83,12 +83,16 @@ mod tests {
 
     #[test]
     fn shares_follow_the_newer_curve() {
-        // Values of the spec's own table, and the ends.
+        // The ends and the default, between which the curve is drawn.
         for (shares, weight) in [
             (0, 0),
             (1, 1),
             (2, 1),
+            (256, 35),
+            (512, 59),
             (1024, 100),
+            (2048, 174),
+            (4096, 303),
             (262_144, 10_000),
             (u64::MAX, 10_000),
         ] {

@@ -213,3 +213,6 @@ pub(crate) fn device(at: &str, major: i64, minor: i64) -> Result<String> {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests;

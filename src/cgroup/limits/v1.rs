@@ -41,6 +41,8 @@ pub(crate) fn memory(w: &mut Writes, m: &LinuxMemory, now: Present<'_>) -> Resul
         // No memory limit means no swap limit, unless one is asked for (as runc).
         None if limit == Some(-1) => Some((-1, Need::IfPresent)),
         None => None,
+        // Without swap accounting there is nothing to lift.
+        Some(-1) => Some((-1, Need::IfPresent)),
         Some(s) => Some((bytes("linux.resources.memory.swap", s)?, Need::Must)),
     };
     if let (Some(l), Some((s, _))) = (limit, swap)
@@ -139,7 +141,7 @@ pub(crate) fn cpu(w: &mut Writes, c: &LinuxCpu, now: Present<'_>) -> Result<()> 
         }
     }
 
-    let burst = check_burst(c)?;
+    let burst = check_burst(c, now("cpu", "cpu.cfs_burst_us"))?;
     let quota = c.quota().filter(|&q| q != 0);
     let period = c.period().filter(|&p| p != 0);
     let live = now("cpu", "cpu.cfs_quota_us").is_some();

@@ -32,7 +32,8 @@ pub(crate) fn memory(w: &mut Writes, m: &LinuxMemory, now: Present<'_>) -> Resul
     for (name, set) in [("kernel", m.kernel()), ("kernelTCP", m.kernel_tcp())] {
         if set.is_some_and(|v| v != 0 && v != -1) {
             w.warn(format!(
-                "linux.resources.memory.{name} is ignored: cgroup v2 counts kernel memory in memory.max"
+                "linux.resources.memory.{name} is ignored: cgroup v2 counts kernel memory in \
+                 memory.max"
             ));
         }
     }
@@ -88,7 +89,8 @@ fn check_usage(limit: i64, swap: i64, now: Present<'_>) -> Result<()> {
         return Err(Error::config(
             "linux.resources.memory.limit",
             format!(
-                "{limit} is below what the cell uses now ({used} bytes, and {used_swap} of swap), and checkBeforeUpdate is set"
+                "{limit} is below what the cell uses now ({used} bytes, and {used_swap} of swap), \
+                 and checkBeforeUpdate is set"
             ),
         ));
     }
@@ -130,7 +132,7 @@ pub(crate) fn cpu(w: &mut Writes, c: &LinuxCpu, now: Present<'_>) -> Result<()> 
 
     let quota = c.quota().filter(|&q| q != 0);
     let period = c.period().filter(|&p| p != 0);
-    let burst = check_burst(c)?;
+    let burst = check_burst(c, now("cpu", "cpu.max.burst"))?;
     let old = now("cpu", "cpu.max");
     let max = if quota.is_some() || period.is_some() {
         let mut words = old.as_deref().unwrap_or("").split_whitespace();
@@ -173,15 +175,26 @@ pub(super) fn check_idle(c: &LinuxCpu) -> Result<Option<i64>> {
     }
 }
 
-/// A burst above a quota given with it is refused (runtime-spec, "CPU"); the kernel would too.
-pub(super) fn check_burst(c: &LinuxCpu) -> Result<Option<u64>> {
-    match (c.burst(), c.quota()) {
-        (Some(b), Some(q)) if q > 0 && b > q.unsigned_abs() => Err(Error::config(
+/// A burst above the quota, either one given or in force, is refused (runtime-spec, "CPU"); the
+/// kernel would only say EINVAL.
+pub(super) fn check_burst(c: &LinuxCpu, in_force: Option<String>) -> Result<Option<u64>> {
+    let Some(quota) = c.quota().filter(|&q| q > 0).map(i64::unsigned_abs) else {
+        return Ok(c.burst());
+    };
+    if let Some(b) = c.burst().filter(|&b| b > quota) {
+        return Err(Error::config(
             "linux.resources.cpu.burst",
-            format!("{b} exceeds the quota, {q}"),
-        )),
-        (b, _) => Ok(b),
+            format!("{b} exceeds the quota, {quota}"),
+        ));
     }
+    let old = in_force.and_then(|t| t.trim().parse::<u64>().ok());
+    if let (None, Some(b)) = (c.burst(), old.filter(|&b| b > quota)) {
+        return Err(Error::config(
+            "linux.resources.cpu.quota",
+            format!("{quota} is below the burst in force ({b}): set linux.resources.cpu.burst too"),
+        ));
+    }
+    Ok(c.burst())
 }
 
 /// cpuset.cpus, cpuset.mems.
