@@ -1,0 +1,471 @@
+//! From the profile's list of rules to one answer for each system call of one architecture.
+//!
+//! Owns the precedence of rules, which is libseccomp's (db.c, `db_rule_add`), because profiles
+//! are written and tested against it:
+//!
+//! - A rule whose action is the default one is skipped (runc and crun never hand it on).
+//! - A rule without conditions wins over every rule with conditions for the same call, earlier or
+//!   later; of several without conditions the first one counts.
+//! - Rules with conditions are alternatives. They are tried in the order of libseccomp's tree:
+//!   higher argument first, then `==`, `!=` and masked before `<`, `<=` before `>`, `>=`, then by
+//!   value; so that the order in the file matters only between otherwise equal ones.
+//! - The same conditions with another action, or a rule that is another's beginning with another
+//!   action, is an error.
+//! - Several conditions on one argument in one rule are alternatives, each a rule of its own.
+
+use std::collections::{BTreeMap, HashMap};
+
+use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator as Op};
+
+/// One condition on one argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Cond {
+    /// Argument, 0 to 5.
+    pub arg: u8,
+    pub op: Op2,
+    /// For [`Op2::Masked`]: the bits compared. Else all ones.
+    pub mask: u64,
+    pub value: u64,
+}
+
+/// The comparison operators (oci-spec's type can't be hashed).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Op2 {
+    Ne,
+    Lt,
+    Le,
+    Eq,
+    Ge,
+    Gt,
+    Masked,
+}
+
+impl Cond {
+    pub(super) fn new(arg: &LinuxSeccompArg) -> Cond {
+        let op = match arg.op() {
+            Op::ScmpCmpNe => Op2::Ne,
+            Op::ScmpCmpLt => Op2::Lt,
+            Op::ScmpCmpLe => Op2::Le,
+            Op::ScmpCmpEq => Op2::Eq,
+            Op::ScmpCmpGe => Op2::Ge,
+            Op::ScmpCmpGt => Op2::Gt,
+            Op::ScmpCmpMaskedEq => Op2::Masked,
+        };
+        // config-linux.md, "Seccomp": for masked equality `value` is the mask, `valueTwo` the value.
+        let (mask, value) = match op {
+            Op2::Masked => (arg.value(), arg.value_two().unwrap_or(0) & arg.value()),
+            _ => (u64::MAX, arg.value()),
+        };
+        Cond {
+            // Checked to be at most 5 by the caller.
+            arg: u8::try_from(arg.index()).unwrap_or(u8::MAX),
+            op,
+            mask,
+            value,
+        }
+    }
+
+    /// The condition as an architecture compares it; `None` if it always holds there.
+    fn on(self, wide: bool) -> Option<Cond> {
+        let seen = if wide {
+            self.mask
+        } else {
+            self.mask & 0xffff_ffff
+        };
+        (self.op != Op2::Masked || seen != 0).then_some(self)
+    }
+}
+
+/// The answer to one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Always this action (SECCOMP_RET_*).
+    Always(u32),
+    /// The first rule all of whose conditions hold; the default action if none does.
+    First(Vec<Rule>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// Sorted by argument, one for each.
+    pub conds: Vec<Cond>,
+    pub action: u32,
+}
+
+/// Why a rule can't be added.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It contradicts an earlier one.
+    Conflict,
+    /// More conditional rules for one call than any filter could hold.
+    TooMany,
+}
+
+/// The rules of one architecture.
+pub(super) struct RuleSet {
+    wide: bool,
+    always: BTreeMap<u32, u32>,
+    /// Numbers below this are looked up in `dense` instead: nearly all are.
+    dense: Vec<Option<u32>>,
+    offset: u32,
+    conditional: BTreeMap<u32, Conditional>,
+}
+
+/// Numbers kept in a plain array.
+const DENSE: usize = 1024;
+
+impl RuleSet {
+    /// `offset` is what all numbers have in common (x32's bit).
+    pub(super) fn new(wide: bool, offset: u32) -> RuleSet {
+        RuleSet {
+            wide,
+            always: BTreeMap::new(),
+            dense: vec![None; DENSE],
+            offset,
+            conditional: BTreeMap::new(),
+        }
+    }
+
+    fn slot(&mut self, number: u32) -> Option<&mut Option<u32>> {
+        let index = number.checked_sub(self.offset)?;
+        self.dense.get_mut(usize::try_from(index).ok()?)
+    }
+
+    fn always(&mut self, number: u32) -> Option<u32> {
+        match self.slot(number) {
+            Some(slot) => *slot,
+            None => self.always.get(&number).copied(),
+        }
+    }
+
+    /// Adds one rule. `conds` has at most one condition for each argument.
+    pub(super) fn add(&mut self, number: u32, conds: &[Cond], action: u32) -> Result<(), Refused> {
+        if self.always(number).is_some() {
+            return Ok(());
+        }
+        let wide = self.wide;
+        let mut seen: Vec<Cond> = conds.iter().filter_map(|c| c.on(wide)).collect();
+        if seen.is_empty() {
+            if !self.conditional.is_empty() {
+                self.conditional.remove(&number);
+            }
+            match self.slot(number) {
+                Some(slot) => *slot = Some(action),
+                None => {
+                    self.always.insert(number, action);
+                }
+            }
+            return Ok(());
+        }
+        seen.sort_by_key(|c| c.arg);
+        self.conditional
+            .entry(number)
+            .or_default()
+            .add(wide, seen, action)
+    }
+
+    /// All answers, by number.
+    pub(super) fn answers(self) -> BTreeMap<u32, Answer> {
+        let RuleSet {
+            always,
+            dense,
+            offset,
+            conditional,
+            ..
+        } = self;
+        let dense = (offset..)
+            .zip(dense)
+            .filter_map(|(number, action)| Some((number, Answer::Always(action?))));
+        let rest = always
+            .into_iter()
+            .map(|(number, action)| (number, Answer::Always(action)));
+        let conditional = conditional
+            .into_iter()
+            .map(|(number, c)| (number, Answer::First(c.ordered())));
+        dense.chain(rest).chain(conditional).collect()
+    }
+}
+
+/// The conditional rules of one call, in a tree that only serves to order them.
+#[derive(Default)]
+struct Conditional {
+    rules: Vec<Rule>,
+    exact: HashMap<Vec<Cond>, u32>,
+    /// For every proper beginning of a rule: the action of the rules that go on from it, `None`
+    /// if they differ.
+    beginnings: HashMap<Vec<Cond>, Option<u32>>,
+    nodes: Vec<Node>,
+    top: Vec<usize>,
+    steps: u64,
+}
+
+/// A test of one half (or the only half) of an argument.
+struct Node {
+    test: Test,
+    below: Vec<usize>,
+    ends: Vec<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Test {
+    /// Twice the argument, plus one for the upper half.
+    word: u8,
+    /// The comparison made (`<` is "not `>=`", `!=` is "not `==`").
+    op: Op2,
+    value: u64,
+    mask: u64,
+    /// The operator written in the profile, which decides the order.
+    written: Op2,
+}
+
+impl Test {
+    /// Whether both are the same comparison, whichever outcome is wanted.
+    fn same(&self, other: &Test) -> bool {
+        self.word == other.word
+            && self.op == other.op
+            && self.value == other.value
+            && self.mask == other.mask
+    }
+
+    /// Whether `self` comes after `other`.
+    fn after(&self, other: &Test) -> bool {
+        let rank = |op| match op {
+            Op2::Masked | Op2::Eq | Op2::Ne => 3,
+            Op2::Le | Op2::Lt => 2,
+            Op2::Ge | Op2::Gt => 1,
+        };
+        (self.word, rank(self.written))
+            .cmp(&(other.word, rank(other.written)))
+            .then_with(|| match self.written {
+                Op2::Le | Op2::Lt => other.value.cmp(&self.value),
+                _ => self.value.cmp(&other.value),
+            })
+            .is_lt()
+    }
+}
+
+/// The tests that a condition takes, in order.
+fn tests(wide: bool, cond: &Cond) -> Vec<Test> {
+    let op = match cond.op {
+        Op2::Eq | Op2::Ne => Op2::Eq,
+        Op2::Masked => Op2::Masked,
+        Op2::Gt | Op2::Le => Op2::Gt,
+        Op2::Ge | Op2::Lt => Op2::Ge,
+    };
+    let test = |high: bool, op, value, mask| Test {
+        word: cond.arg * 2 + u8::from(high),
+        op,
+        value,
+        mask,
+        written: cond.op,
+    };
+    if !wide {
+        return vec![test(false, op, cond.value, cond.mask)];
+    }
+    let (high, low) = (cond.value >> 32, cond.value & 0xffff_ffff);
+    let (high_mask, low_mask) = (cond.mask >> 32, cond.mask & 0xffff_ffff);
+    match op {
+        Op2::Eq | Op2::Masked => vec![
+            test(true, op, high, high_mask),
+            test(false, op, low, low_mask),
+        ],
+        _ => vec![
+            test(true, Op2::Gt, high, high_mask),
+            test(true, Op2::Eq, high, high_mask),
+            test(false, op, low, low_mask),
+        ],
+    }
+}
+
+/// Comparisons allowed while ordering the rules of one call. The kernel takes 4096 instructions;
+/// what needs this many comparisons to sort is far beyond that.
+const MAX_STEPS: u64 = 20_000_000;
+
+impl Conditional {
+    fn add(&mut self, wide: bool, conds: Vec<Cond>, action: u32) -> Result<(), Refused> {
+        if let Some(other) = self.exact.get(&conds) {
+            return if *other == action {
+                Ok(())
+            } else {
+                Err(Refused::Conflict)
+            };
+        }
+        let beginnings = (1..conds.len()).filter_map(|n| conds.get(..n));
+        if beginnings.clone().any(|b| self.exact.contains_key(b)) {
+            // An earlier, wider rule answers all that this one could.
+            return Ok(());
+        }
+        if let Some(longer) = self.beginnings.get(&conds) {
+            if *longer != Some(action) {
+                return Err(Refused::Conflict);
+            }
+        }
+        for b in beginnings {
+            self.beginnings
+                .entry(b.to_vec())
+                .and_modify(|a| *a = a.filter(|a| *a == action))
+                .or_insert(Some(action));
+        }
+        self.exact.insert(conds.clone(), action);
+        let rule = self.rules.len();
+        let path: Vec<Test> = conds.iter().flat_map(|c| tests(wide, c)).collect();
+        self.rules.push(Rule { conds, action });
+        self.place(&path, rule)
+    }
+
+    /// Walks the tree as libseccomp's `_db_tree_add` does: same test, go below it; else go on
+    /// until a test that comes after this one.
+    fn place(&mut self, path: &[Test], rule: usize) -> Result<(), Refused> {
+        let mut parent: Option<usize> = None;
+        for test in path {
+            let level = match parent.and_then(|p| self.nodes.get(p)) {
+                Some(node) => &node.below,
+                None => &self.top,
+            };
+            let mut at = level.len();
+            let mut found = None;
+            for (i, id) in level.iter().enumerate() {
+                self.steps += 1;
+                let Some(node) = self.nodes.get(*id) else {
+                    continue;
+                };
+                if node.test.same(test) {
+                    found = Some(*id);
+                    break;
+                }
+                if node.test.after(test) {
+                    at = i;
+                    break;
+                }
+            }
+            if self.steps > MAX_STEPS {
+                return Err(Refused::TooMany);
+            }
+            let id = match found {
+                Some(id) => id,
+                None => {
+                    let id = self.nodes.len();
+                    self.nodes.push(Node {
+                        test: *test,
+                        below: Vec::new(),
+                        ends: Vec::new(),
+                    });
+                    match parent.and_then(|p| self.nodes.get_mut(p)) {
+                        Some(node) => node.below.insert(at, id),
+                        None => self.top.insert(at, id),
+                    }
+                    id
+                }
+            };
+            parent = Some(id);
+        }
+        if let Some(node) = parent.and_then(|p| self.nodes.get_mut(p)) {
+            node.ends.push(rule);
+        }
+        Ok(())
+    }
+
+    /// The rules in the order in which they are tried.
+    fn ordered(self) -> Vec<Rule> {
+        let Conditional {
+            rules, nodes, top, ..
+        } = self;
+        let mut order = Vec::with_capacity(rules.len());
+        // Depth first, without recursion; children are pushed in reverse.
+        let mut todo: Vec<usize> = top.into_iter().rev().collect();
+        while let Some(node) = todo.pop().and_then(|id| nodes.get(id)) {
+            order.extend_from_slice(&node.ends);
+            todo.extend(node.below.iter().rev());
+        }
+        let mut rules: Vec<Option<Rule>> = rules.into_iter().map(Some).collect();
+        order
+            .into_iter()
+            .filter_map(|i| rules.get_mut(i).and_then(Option::take))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cond(arg: u8, op: Op2, value: u64) -> Cond {
+        Cond {
+            arg,
+            op,
+            mask: u64::MAX,
+            value,
+        }
+    }
+
+    fn first(set: RuleSet, number: u32) -> Vec<u32> {
+        match set.answers().remove(&number) {
+            Some(Answer::First(rules)) => rules.iter().map(|r| r.action).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn unconditional_rules_win_and_the_first_of_them_counts() {
+        let mut s = RuleSet::new(true, 0);
+        s.add(1, &[cond(0, Op2::Eq, 1)], 10).unwrap();
+        s.add(1, &[], 20).unwrap();
+        s.add(1, &[], 30).unwrap();
+        s.add(1, &[cond(0, Op2::Eq, 1)], 40).unwrap();
+        s.add(0x0f_0001, &[], 50).unwrap();
+        let a = s.answers();
+        assert_eq!(a.get(&1), Some(&Answer::Always(20)));
+        assert_eq!(a.get(&0x0f_0001), Some(&Answer::Always(50)));
+    }
+
+    #[test]
+    fn conditional_rules_are_ordered_by_argument_operator_and_value() {
+        let mut s = RuleSet::new(true, 0);
+        s.add(1, &[cond(0, Op2::Gt, 1)], 1).unwrap();
+        s.add(1, &[cond(0, Op2::Lt, 9)], 2).unwrap();
+        s.add(1, &[cond(0, Op2::Lt, 5)], 3).unwrap();
+        s.add(1, &[cond(0, Op2::Eq, 4)], 4).unwrap();
+        s.add(1, &[cond(0, Op2::Eq, 7)], 5).unwrap();
+        s.add(1, &[cond(1, Op2::Ge, 0)], 6).unwrap();
+        assert_eq!(first(s, 1), [6, 5, 4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let a = cond(0, Op2::Eq, 1);
+        let b = cond(1, Op2::Eq, 2);
+        let mut s = RuleSet::new(true, 0);
+        s.add(1, &[a], 10).unwrap();
+        assert_eq!(s.add(1, &[a], 20), Err(Refused::Conflict));
+        // A longer rule behind a wider one never answers.
+        s.add(1, &[a, b], 20).unwrap();
+        assert_eq!(first(s, 1), [10]);
+        let mut s = RuleSet::new(true, 0);
+        s.add(1, &[b, a], 10).unwrap();
+        assert_eq!(s.add(1, &[a], 20), Err(Refused::Conflict));
+        s.add(1, &[a], 10).unwrap();
+    }
+
+    #[test]
+    fn conditions_that_always_hold_are_none() {
+        let all = Cond {
+            arg: 0,
+            op: Op2::Masked,
+            mask: 0,
+            value: 0,
+        };
+        let high = Cond {
+            mask: 1 << 40,
+            ..all
+        };
+        let mut s = RuleSet::new(false, 0);
+        s.add(1, &[all], 10).unwrap();
+        s.add(2, &[high], 20).unwrap();
+        let a = s.answers();
+        assert_eq!(a.get(&1), Some(&Answer::Always(10)));
+        assert_eq!(a.get(&2), Some(&Answer::Always(20)));
+        let mut s = RuleSet::new(true, 0);
+        s.add(2, &[high], 20).unwrap();
+        assert_eq!(first(s, 2), [20]);
+    }
+}
