@@ -65,14 +65,16 @@ impl Cond {
         }
     }
 
-    /// The condition as an architecture compares it; `None` if it always holds there.
+    /// The condition as an architecture compares it (the lower halves, if that is 32 bits wide);
+    /// `None` if it always holds there.
     fn on(self, wide: bool) -> Option<Cond> {
-        let seen = if wide {
-            self.mask
-        } else {
-            self.mask & 0xffff_ffff
+        let bits = if wide { u64::MAX } else { 0xffff_ffff };
+        let seen = Cond {
+            mask: self.mask & bits,
+            value: self.value & bits,
+            ..self
         };
-        (self.op != Op2::Masked || seen != 0).then_some(self)
+        (seen.op != Op2::Masked || seen.mask != 0).then_some(seen)
     }
 }
 
@@ -260,7 +262,12 @@ fn tests(wide: bool, cond: &Cond) -> Vec<Test> {
         written: cond.op,
     };
     if !wide {
-        return vec![test(false, op, cond.value, cond.mask)];
+        return vec![test(
+            false,
+            op,
+            cond.value & 0xffff_ffff,
+            cond.mask & 0xffff_ffff,
+        )];
     }
     let (high, low) = (cond.value >> 32, cond.value & 0xffff_ffff);
     let (high_mask, low_mask) = (cond.mask >> 32, cond.mask & 0xffff_ffff);
