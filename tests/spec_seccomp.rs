@@ -118,8 +118,7 @@ fn podmans_shape() {
 
 #[test]
 fn generated_profiles() {
-    let (mut libseccomp, mut written, mut refused) = (0, 0, 0);
-    let mut bad = 0;
+    let (mut profiles, mut libseccomp, mut written, mut refused) = (0, 0, 0, 0);
     for seed in 0..400 {
         let profile = Generator::new(seed).profile();
         let host = if seed % 4 == 3 {
@@ -127,13 +126,9 @@ fn generated_profiles() {
         } else {
             Arch::X86_64
         };
-        let Ok(r) = std::panic::catch_unwind(|| agree(&format!("seed {seed}"), &profile, host))
-        else {
-            bad += 1;
-            continue;
-        };
-        match r {
+        match agree(&format!("seed {seed}"), &profile, host) {
             Some(n) => {
+                profiles += 1;
                 libseccomp += n.libseccomp;
                 written += n.written;
             }
@@ -141,12 +136,11 @@ fn generated_profiles() {
         }
     }
     println!(
-        "{libseccomp} answers compared with libseccomp, {written} with the rules as written; \
-         {refused} profiles refused by libseccomp {bad}"
+        "{profiles} profiles: {libseccomp} answers compared with libseccomp, {written} with the \
+         rules as written; {refused} profiles refused by libseccomp"
     );
-    assert!(bad == 0);
-    assert!(refused < 150, "{refused}");
-    assert!(libseccomp > 1_000_000 && written > 10_000);
+    assert!(profiles >= 250, "{profiles}");
+    assert!(libseccomp > 1_000_000 && written > 100_000);
 }
 
 #[test]

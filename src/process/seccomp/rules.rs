@@ -13,7 +13,7 @@
 //!   action, is an error.
 //! - Several conditions on one argument in one rule are alternatives, each a rule of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator as Op};
 
@@ -192,10 +192,9 @@ impl RuleSet {
 #[derive(Default)]
 struct Conditional {
     rules: Vec<Rule>,
-    exact: HashMap<Vec<Cond>, u32>,
-    /// For every proper beginning of a rule: the action of the rules that go on from it, `None`
-    /// if they differ.
-    beginnings: HashMap<Vec<Cond>, Option<u32>>,
+    /// Rules that a later, wider one has made needless.
+    covered: HashSet<usize>,
+    exact: HashMap<Vec<Cond>, usize>,
     nodes: Vec<Node>,
     top: Vec<usize>,
     steps: u64,
@@ -290,31 +289,37 @@ const MAX_STEPS: u64 = 20_000_000;
 
 impl Conditional {
     fn add(&mut self, wide: bool, conds: Vec<Cond>, action: u32) -> Result<(), Refused> {
-        if let Some(other) = self.exact.get(&conds) {
-            return if *other == action {
+        let same = self.exact.get(&conds).and_then(|i| self.rules.get(*i));
+        if let Some(other) = same {
+            return if other.action == action {
                 Ok(())
             } else {
                 Err(Refused::Conflict)
             };
         }
-        let beginnings = (1..conds.len()).filter_map(|n| conds.get(..n));
-        if beginnings.clone().any(|b| self.exact.contains_key(b)) {
-            // An earlier, wider rule answers all that this one could.
+        // A rule with some of these conditions alone is always tried before this one, and holds
+        // whenever it does: by the order, the argument missing at the front puts it first.
+        let some = |bits: u32| -> Vec<Cond> {
+            let taken = conds.iter().enumerate().filter(|(i, _)| bits >> i & 1 == 1);
+            taken.map(|(_, c)| *c).collect()
+        };
+        if (1..(1_u32 << conds.len()) - 1).any(|bits| self.exact.contains_key(&some(bits))) {
             return Ok(());
         }
-        if let Some(longer) = self.beginnings.get(&conds) {
-            if *longer != Some(action) {
+        self.steps += self.rules.len() as u64;
+        for (i, longer) in self.rules.iter().enumerate() {
+            if self.covered.contains(&i) || !conds.iter().all(|c| longer.conds.contains(c)) {
+                continue;
+            }
+            if longer.action == action {
+                self.covered.insert(i);
+                self.exact.remove(&longer.conds);
+            } else if longer.conds.starts_with(&conds) {
                 return Err(Refused::Conflict);
             }
         }
-        for b in beginnings {
-            self.beginnings
-                .entry(b.to_vec())
-                .and_modify(|a| *a = a.filter(|a| *a == action))
-                .or_insert(Some(action));
-        }
-        self.exact.insert(conds.clone(), action);
         let rule = self.rules.len();
+        self.exact.insert(conds.clone(), rule);
         let path: Vec<Test> = conds.iter().flat_map(|c| tests(wide, c)).collect();
         self.rules.push(Rule { conds, action });
         self.place(&path, rule)
@@ -375,7 +380,11 @@ impl Conditional {
     /// The rules in the order in which they are tried.
     fn ordered(self) -> Vec<Rule> {
         let Conditional {
-            rules, nodes, top, ..
+            rules,
+            covered,
+            nodes,
+            top,
+            ..
         } = self;
         let mut order = Vec::with_capacity(rules.len());
         // Depth first, without recursion; children are pushed in reverse.
@@ -387,6 +396,7 @@ impl Conditional {
         let mut rules: Vec<Option<Rule>> = rules.into_iter().map(Some).collect();
         order
             .into_iter()
+            .filter(|i| !covered.contains(i))
             .filter_map(|i| rules.get_mut(i).and_then(Option::take))
             .collect()
     }
