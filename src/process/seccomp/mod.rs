@@ -56,7 +56,7 @@ pub struct Program {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notify {
     /// Its socket, AF_UNIX, SOCK_STREAM (config-linux.md, `listenerPath`).
-    pub listener: PathBuf,
+    pub listener_path: PathBuf,
     /// Opaque text for it (`listenerMetadata`).
     pub metadata: Option<String>,
 }
@@ -468,9 +468,8 @@ fn notify(spec: &LinuxSeccomp) -> Option<Notify> {
         .iter()
         .flatten()
         .any(|r| r.action() == Action::ScmpActNotify);
-    let listener = spec.listener_path().clone().filter(|_| used)?;
     Some(Notify {
-        listener,
+        listener_path: spec.listener_path().clone().filter(|_| used)?,
         metadata: spec.listener_metadata().clone().filter(|m| !m.is_empty()),
     })
 }
