@@ -23,6 +23,7 @@
 //!   their first comparison in different ways), the rule is carried out as written.
 
 mod arch;
+mod args;
 mod emit;
 mod rules;
 
@@ -37,7 +38,7 @@ pub use arch::{Arch, Call, X32_BIT, is_known};
 
 use crate::{Error, Result};
 use emit::{Emitter, Interval, Target, Word};
-use rules::{Answer, Cond, Op2, Refused, Rule, RuleSet};
+use rules::{Answer, Cond, Op2, Refused, RuleSet};
 
 /// A compiled filter, ready for seccomp(2), SECCOMP_SET_MODE_FILTER.
 #[derive(Clone, Debug)]
@@ -64,10 +65,9 @@ pub struct Notify {
 /// BPF_MAXINSNS (include/uapi/linux/bpf_common.h): instructions in one filter.
 pub const MAX_INSNS: usize = 4096;
 
-/// seccomp_data.nr, .arch and .args[0] (include/uapi/linux/seccomp.h), little-endian.
+/// seccomp_data.nr and .arch (include/uapi/linux/seccomp.h).
 const NR: Word = 0;
 const ARCH: Word = 4;
-const ARGS: Word = 16;
 
 /// SECCOMP_RET_KILL_THREAD: the answer for an architecture that the profile doesn't list, as
 /// libseccomp's SCMP_FLTATR_ACT_BADARCH has it by default.
@@ -299,153 +299,17 @@ fn numbers(
     for (number, answer) in set.answers() {
         let target = match answer {
             Answer::Always(action) => Target::Return(action),
-            Answer::First(rules) => {
-                let rules: Vec<(&[Cond], u32)> = rules
-                    .iter()
-                    .map(|r: &Rule| (r.conds.as_slice(), r.action))
-                    .collect();
-                conditions(emitter, arch.wide(), &rules, otherwise)?
-            }
+            Answer::First(rules) => args::first(emitter, arch.wide(), &rules, otherwise)?,
         };
         intervals.push((number, target));
         intervals.push((number + 1, otherwise));
     }
-    if let Some((highest, enosys)) = highest {
-        if let Some(next) = highest.checked_add(1) {
-            intervals.push((next, Target::Return(enosys)));
-        }
+    if let Some((highest, enosys)) = highest
+        && let Some(next) = highest.checked_add(1)
+    {
+        intervals.push((next, Target::Return(enosys)));
     }
     Ok(())
-}
-
-/// Conditional rules that one sweep takes together.
-const SWEEP: usize = 128;
-
-/// The first of `rules` that holds, `otherwise` if none does. `rules` are in libseccomp's order,
-/// so that those with the same first condition are neighbours.
-fn conditions(
-    emitter: &mut Emitter,
-    wide: bool,
-    rules: &[(&[Cond], u32)],
-    otherwise: Target,
-) -> Result<Target> {
-    // Groups of rules with the same first condition; a rule without any ends the list.
-    let mut groups: Vec<(Cond, &[(&[Cond], u32)])> = Vec::new();
-    let mut next = otherwise;
-    let mut rest = rules;
-    while let Some((conds, action)) = rest.first() {
-        let Some(cond) = conds.first() else {
-            next = Target::Return(*action);
-            break;
-        };
-        let n = rest
-            .iter()
-            .take_while(|(c, _)| c.first() == Some(cond))
-            .count();
-        let (group, after) = rest.split_at(n);
-        groups.push((*cond, group));
-        rest = after;
-    }
-    // From the last to the first, several at once where one search can tell them apart.
-    let mut end = groups.len();
-    while let Some((last, _)) = end.checked_sub(1).and_then(|i| groups.get(i)) {
-        within_limit(emitter)?;
-        let simple = |(cond, group): &(Cond, &[(&[Cond], u32)])| {
-            cond.arg == last.arg
-                && cond.op != Op2::Masked
-                && group.first().is_some_and(|(conds, _)| conds.len() == 1)
-        };
-        let before = groups.get(..end).unwrap_or_default();
-        let n = before
-            .iter()
-            .rev()
-            .take(SWEEP)
-            .take_while(|g| simple(g))
-            .count();
-        let start = end - n.max(1);
-        let part = groups.get(start..end).unwrap_or_default();
-        next = match part {
-            [(cond, group)] => {
-                let tails: Vec<(&[Cond], u32)> = group
-                    .iter()
-                    .map(|(conds, action)| (conds.get(1..).unwrap_or_default(), *action))
-                    .collect();
-                let then = conditions(emitter, wide, &tails, next)?;
-                one(emitter, wide, cond, then, next)
-            }
-            _ => {
-                let answers: Vec<(Cond, Target)> = part
-                    .iter()
-                    .filter_map(|(cond, group)| Some((*cond, Target::Return(group.first()?.1))))
-                    .collect();
-                sweep(emitter, wide, last.arg, &answers, next)
-            }
-        };
-        end = start;
-    }
-    Ok(next)
-}
-
-/// Places of an argument's lower and upper half.
-fn words(arg: u8) -> (Word, Word) {
-    let low = ARGS + 8 * Word::from(arg);
-    (low, low + 4)
-}
-
-fn one(emitter: &mut Emitter, wide: bool, cond: &Cond, yes: Target, no: Target) -> Target {
-    if cond.op != Op2::Masked {
-        return sweep(emitter, wide, cond.arg, &[(*cond, yes)], no);
-    }
-    let (low, high) = words(cond.arg);
-    let yes = emitter.masked(low, cond.mask as u32, cond.value as u32, yes, no);
-    if wide {
-        let (mask, value) = ((cond.mask >> 32) as u32, (cond.value >> 32) as u32);
-        emitter.masked(high, mask, value, yes, no)
-    } else {
-        yes
-    }
-}
-
-/// Several comparisons of one argument: for each value the first that holds.
-fn sweep(
-    emitter: &mut Emitter,
-    wide: bool,
-    arg: u8,
-    conds: &[(Cond, Target)],
-    otherwise: Target,
-) -> Target {
-    // A 32-bit architecture sees the lower half of the argument and of the value.
-    let max = if wide { u64::MAX } else { u64::from(u32::MAX) };
-    let mut starts = vec![0];
-    for (cond, _) in conds {
-        starts.push(cond.value & max);
-        starts.extend((cond.value & max).checked_add(1).filter(|v| *v <= max));
-    }
-    starts.sort_unstable();
-    starts.dedup();
-    let intervals = starts.into_iter().map(|v| {
-        let hit = conds.iter().find(|(cond, _)| {
-            let value = cond.value & max;
-            match cond.op {
-                Op2::Ne => v != value,
-                Op2::Lt => v < value,
-                Op2::Le => v <= value,
-                Op2::Eq => v == value,
-                Op2::Ge => v >= value,
-                Op2::Gt => v > value,
-                Op2::Masked => v & cond.mask == value,
-            }
-        });
-        (v, hit.map_or(otherwise, |(_, target)| *target))
-    });
-    let (low, high) = words(arg);
-    if wide {
-        let intervals: Vec<Interval<u64>> = intervals.collect();
-        emitter.search_wide((low, high), &intervals)
-    } else {
-        let intervals = intervals.map(|(v, target)| (v as u32, target)).collect();
-        emitter.search(low, intervals)
-    }
 }
 
 fn too_long() -> Error {
