@@ -73,42 +73,81 @@ impl Arch {
 
     /// How `name` is called here; `None` if it isn't.
     pub fn call(self, name: &str) -> Option<Call> {
-        let direct = match self {
-            Arch::X86_64 => find(&X86_64, name).or_else(|| newest(name)),
-            Arch::X86 => find(&X86, name).or_else(|| newest(name)),
-            Arch::Aarch64 => find(&AARCH64, name)
-                .filter(|n| !AARCH64_32_ONLY.contains(n))
-                .or_else(|| newest(name))
-                .or(if name == "newfstatat" { Some(79) } else { None })
-                .filter(|_| name != "fstatat"),
-            Arch::Arm => find(&ARM, name)
-                .or_else(|| newest(name))
-                .or_else(|| listed(&ARM_PRIVATE, name)),
-            Arch::X32 => find(&X86_64, name)
-                .or_else(|| newest(name))
-                .filter(|n| !X32_LACKS.contains(n))
-                .map(|n| X32_BIT | x32_number(n)),
-        };
-        let multiplexed = if self == Arch::X86 {
-            listed(&SOCKETCALL, name)
-                .map(|n| (X86_SOCKETCALL, n))
-                .or_else(|| listed(&IPC, name).map(|n| (X86_IPC, n)))
-        } else {
-            None
-        };
-        if direct.is_none() && multiplexed.is_none() {
-            return None;
+        lookup(name)?.call(self)
+    }
+
+    const fn index(self) -> usize {
+        match self {
+            Arch::X86_64 => 0,
+            Arch::X86 => 1,
+            Arch::X32 => 2,
+            Arch::Aarch64 => 3,
+            Arch::Arm => 4,
         }
-        Some(Call {
+    }
+}
+
+/// A name and its numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    name: &'static str,
+    /// By [`Arch::index`]; [`NONE`] where the call doesn't exist.
+    numbers: [u16; 5],
+    /// i386's `socketcall` with this value, from [`IPC_BASE`] on `ipc` with the rest; 0 for none.
+    multiplexed: u8,
+}
+
+const NONE: u16 = u16::MAX;
+const IPC_BASE: u8 = 100;
+/// Stands for [`ARM_BASE`], to fit 16 bits.
+const ARM_PRIVATE: u16 = 0x8000;
+/// arch/arm/include/uapi/asm/unistd.h, `__ARM_NR_BASE`.
+const ARM_BASE: u32 = 0x0f_0000;
+
+impl Entry {
+    /// How the call is made on `arch`.
+    pub(super) fn call(&self, arch: Arch) -> Option<Call> {
+        let [x86_64, x86, x32, aarch64, arm] = self.numbers;
+        let direct = match arch {
+            Arch::X86_64 => Some(u32::from(x86_64)).filter(|_| x86_64 != NONE),
+            Arch::X86 => Some(u32::from(x86)).filter(|_| x86 != NONE),
+            Arch::X32 => Some(X32_BIT | u32::from(x32)).filter(|_| x32 != NONE),
+            Arch::Aarch64 => Some(u32::from(aarch64)).filter(|_| aarch64 != NONE),
+            Arch::Arm if arm == NONE => None,
+            Arch::Arm if arm & ARM_PRIVATE != 0 => Some(ARM_BASE + u32::from(arm & !ARM_PRIVATE)),
+            Arch::Arm => Some(u32::from(arm)),
+        };
+        let multiplexed = match self.multiplexed {
+            n if n == 0 || arch != Arch::X86 => None,
+            n if n > IPC_BASE => Some((X86_IPC, u32::from(n - IPC_BASE))),
+            n => Some((X86_SOCKETCALL, u32::from(n))),
+        };
+        (direct.is_some() || multiplexed.is_some()).then_some(Call {
             direct,
             multiplexed,
         })
     }
 }
 
+/// The entry of a name; `None` if no architecture of Linux has a call of this name, as far as is
+/// known here (the names of architectures without a table are known too).
+pub(super) fn lookup(name: &str) -> Option<&'static Entry> {
+    let start = hash(name.as_bytes());
+    let (before, from) = TABLE.split_at_checked(start)?;
+    for entry in from.iter().chain(before) {
+        if entry.name == name {
+            return Some(entry).filter(|_| !name.is_empty());
+        }
+        if entry.name.is_empty() {
+            return None;
+        }
+    }
+    None
+}
+
 /// Whether any architecture of Linux has a call of this name, also those without a table here.
 pub fn is_known(name: &str) -> bool {
-    Arch::ALL.iter().any(|a| a.call(name).is_some()) || ELSEWHERE.contains(&name)
+    lookup(name).is_some()
 }
 
 /// Names that only other architectures have (libseccomp and profiles made with it know them).
@@ -139,35 +178,29 @@ const ELSEWHERE: [&str; 23] = [
 ];
 
 /// Calls newer than the crate's tables; since 5.1 a new call has one number everywhere.
-fn newest(name: &str) -> Option<u32> {
-    listed(&[("listns", 470), ("rseq_slice_yield", 471)], name)
-}
+const NEWEST: [(&str, u16); 2] = [("listns", 470), ("rseq_slice_yield", 471)];
 
-fn listed(list: &[(&str, u32)], name: &str) -> Option<u32> {
-    list.iter()
-        .find(|(n, _)| *n == name)
-        .map(|(_, number)| *number)
-}
-
-/// arch/arm/include/uapi/asm/unistd.h: `__ARM_NR_*`, from 0x0f0000.
-const ARM_PRIVATE: [(&str, u32); 6] = [
-    ("breakpoint", 0x0f_0001),
-    ("cacheflush", 0x0f_0002),
-    ("usr26", 0x0f_0003),
-    ("usr32", 0x0f_0004),
-    ("set_tls", 0x0f_0005),
-    ("get_tls", 0x0f_0006),
+/// `__ARM_NR_*` (arch/arm/include/uapi/asm/unistd.h), less [`ARM_BASE`].
+const ARM_OWN: [(&str, u16); 6] = [
+    ("breakpoint", 1),
+    ("cacheflush", 2),
+    ("usr26", 3),
+    ("usr32", 4),
+    ("set_tls", 5),
+    ("get_tls", 6),
 ];
 
-/// scripts/syscall.tbl has 403 to 423 for 32-bit architectures alone; the crate's aarch64 table
-/// lists them too. 415 is in no table.
-const AARCH64_32_ONLY: std::ops::RangeInclusive<u32> = 403..=423;
+/// scripts/syscall.tbl has these for 32-bit architectures alone; the crate's aarch64 table lists
+/// them too.
+const AARCH64_32_ONLY: std::ops::RangeInclusive<usize> = 403..=423;
+/// The name for `newfstatat` that the crate's aarch64 table has instead.
+const AARCH64_FSTATAT: usize = 79;
 
 const X86_SOCKETCALL: u32 = 102;
 const X86_IPC: u32 = 117;
 
 /// include/uapi/linux/net.h, `SYS_*`.
-const SOCKETCALL: [(&str, u32); 20] = [
+const SOCKETCALL: [(&str, u8); 20] = [
     ("socket", 1),
     ("bind", 2),
     ("connect", 3),
@@ -191,7 +224,7 @@ const SOCKETCALL: [(&str, u32); 20] = [
 ];
 
 /// include/uapi/linux/ipc.h.
-const IPC: [(&str, u32); 12] = [
+const IPC: [(&str, u8); 12] = [
     ("semop", 1),
     ("semget", 2),
     ("semctl", 3),
@@ -207,10 +240,10 @@ const IPC: [(&str, u32); 12] = [
 ];
 
 /// x86_64's numbers of ABI `64` without a twin for x32 (syscall_64.tbl).
-const X32_LACKS: [u32; 11] = [134, 156, 174, 177, 178, 180, 205, 211, 214, 215, 236];
+const X32_LACKS: [u16; 11] = [134, 156, 174, 177, 178, 180, 205, 211, 214, 215, 236];
 
 /// Calls whose arguments need translation have numbers of their own under x32, from 512 on.
-const X32_OWN: [(u32, u32); 36] = [
+const X32_OWN: [(u16, u16); 36] = [
     (13, 512),
     (15, 513),
     (16, 514),
@@ -249,27 +282,12 @@ const X32_OWN: [(u32, u32); 36] = [
     (328, 547),
 ];
 
-fn x32_number(x86_64: u32) -> u32 {
-    X32_OWN
-        .iter()
-        .find(|(n, _)| *n == x86_64)
-        .map_or(x86_64, |(_, own)| *own)
-}
-
-/// Slots of a name table: a power of two, more than twice the names, so that probes stay short.
+/// Slots of the table: a power of two, twice the names, so that probes stay short.
 const SLOTS: usize = 1024;
 
-/// Open addressing by FNV-1a, built by the compiler: a profile looks up some 400 names for each
-/// of three architectures on the way to every start.
-type Table = [(&'static str, u32); SLOTS];
-
-/// The crate writes names that are Rust keywords as raw identifiers (`r#break`).
-const fn plain(name: &'static str) -> &'static str {
-    match name.as_bytes() {
-        [b'r', b'#', ..] => name.split_at(2).1,
-        _ => name,
-    }
-}
+/// Open addressing by FNV-1a, built by the compiler: a profile looks up some 400 names on the way
+/// to every start.
+static TABLE: [Entry; SLOTS] = table();
 
 const fn hash(name: &[u8]) -> usize {
     let mut h: u32 = 0x811c_9dc5;
@@ -281,46 +299,128 @@ const fn hash(name: &[u8]) -> usize {
     (h ^ (h >> 15)) as usize & (SLOTS - 1)
 }
 
-/// Builds a table from one of the crate's `Sysno` types (const code can't be generic over them).
-macro_rules! table {
-    ($sysno:ty) => {{
-        let mut table: Table = [("", 0); SLOTS];
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+/// The crate writes names that are Rust keywords as raw identifiers (`r#break`).
+const fn plain(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
+/// The slot of a name, made where there is none.
+const fn slot(table: &mut [Entry; SLOTS], name: &'static str) -> usize {
+    let mut slot = hash(name.as_bytes());
+    while !table[slot].name.is_empty() && !same(table[slot].name.as_bytes(), name.as_bytes()) {
+        slot = (slot + 1) & (SLOTS - 1);
+    }
+    table[slot].name = name;
+    slot
+}
+
+/// Enters one of the crate's `Sysno` types (const code can't be generic over them).
+macro_rules! enter {
+    ($table:ident, $arch:expr, $sysno:ty) => {
         let mut number = 0;
         while number <= <$sysno>::last().id() as usize {
             if let Some(call) = <$sysno>::new(number) {
-                let name = plain(call.name());
-                let mut slot = hash(name.as_bytes());
-                while !table[slot].0.is_empty() {
-                    slot = (slot + 1) & (SLOTS - 1);
-                }
-                table[slot] = (name, number as u32);
+                let at = slot(&mut $table, plain(call.name()));
+                $table[at].numbers[$arch.index()] = number as u16;
             }
             number += 1;
         }
-        table
-    }};
+    };
 }
 
-static X86_64: Table = table!(syscalls::x86_64::Sysno);
-static X86: Table = table!(syscalls::x86::Sysno);
-static AARCH64: Table = table!(syscalls::aarch64::Sysno);
-static ARM: Table = table!(syscalls::arm::Sysno);
+const fn table() -> [Entry; SLOTS] {
+    let mut table = [Entry {
+        name: "",
+        numbers: [NONE; 5],
+        multiplexed: 0,
+    }; SLOTS];
+    enter!(table, Arch::X86_64, syscalls::x86_64::Sysno);
+    enter!(table, Arch::X86, syscalls::x86::Sysno);
+    enter!(table, Arch::Arm, syscalls::arm::Sysno);
+    let mut number = 0;
+    while number <= syscalls::aarch64::Sysno::last().id() as usize {
+        let only_32 = *AARCH64_32_ONLY.start() <= number && number <= *AARCH64_32_ONLY.end();
+        if let (Some(call), false) = (syscalls::aarch64::Sysno::new(number), only_32) {
+            let name = match number {
+                AARCH64_FSTATAT => "newfstatat",
+                _ => plain(call.name()),
+            };
+            let at = slot(&mut table, name);
+            table[at].numbers[Arch::Aarch64.index()] = number as u16;
+        }
+        number += 1;
+    }
+    let mut i = 0;
+    while i < NEWEST.len() {
+        let at = slot(&mut table, NEWEST[i].0);
+        table[at].numbers = [NEWEST[i].1; 5];
+        i += 1;
+    }
+    i = 0;
+    while i < ARM_OWN.len() {
+        let at = slot(&mut table, ARM_OWN[i].0);
+        table[at].numbers[Arch::Arm.index()] = ARM_PRIVATE | ARM_OWN[i].1;
+        i += 1;
+    }
+    i = 0;
+    while i < SOCKETCALL.len() {
+        let at = slot(&mut table, SOCKETCALL[i].0);
+        table[at].multiplexed = SOCKETCALL[i].1;
+        i += 1;
+    }
+    i = 0;
+    while i < IPC.len() {
+        let at = slot(&mut table, IPC[i].0);
+        table[at].multiplexed = IPC_BASE + IPC[i].1;
+        i += 1;
+    }
+    i = 0;
+    while i < ELSEWHERE.len() {
+        slot(&mut table, ELSEWHERE[i]);
+        i += 1;
+    }
+    i = 0;
+    while i < SLOTS {
+        table[i].numbers[Arch::X32.index()] = x32(table[i].numbers[Arch::X86_64.index()]);
+        i += 1;
+    }
+    table
+}
 
-fn find(table: &Table, name: &str) -> Option<u32> {
-    if name.is_empty() {
-        return None;
-    }
-    let start = hash(name.as_bytes());
-    let (before, from) = table.split_at_checked(start)?;
-    for (known, number) in from.iter().chain(before) {
-        if known.is_empty() {
-            return None;
+/// x32's number (without its bit) of the call that x86_64 has under `number`.
+const fn x32(number: u16) -> u16 {
+    let mut i = 0;
+    while i < X32_LACKS.len() {
+        if X32_LACKS[i] == number {
+            return NONE;
         }
-        if *known == name {
-            return Some(*number);
-        }
+        i += 1;
     }
-    None
+    i = 0;
+    while i < X32_OWN.len() {
+        if X32_OWN[i].0 == number {
+            return X32_OWN[i].1;
+        }
+        i += 1;
+    }
+    number
 }
 
 #[cfg(test)]
@@ -366,12 +466,12 @@ mod tests {
     fn every_name_of_the_crate_is_found() {
         for n in 0..=syscalls::x86_64::Sysno::last().id() as usize {
             if let Some(s) = syscalls::x86_64::Sysno::new(n) {
-                assert_eq!(find(&X86_64, plain(s.name())), Some(n as u32));
+                assert_eq!(number(Arch::X86_64, plain(s.name())), Some(n as u32));
             }
         }
         for n in 0..=syscalls::x86::Sysno::last().id() as usize {
             if let Some(s) = syscalls::x86::Sysno::new(n) {
-                assert_eq!(find(&X86, plain(s.name())), Some(n as u32));
+                assert_eq!(number(Arch::X86, plain(s.name())), Some(n as u32));
             }
         }
     }

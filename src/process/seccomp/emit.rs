@@ -8,7 +8,7 @@
 //! Equal pieces are written once: the same decision on the same word with the same targets is the
 //! same block, whichever call or architecture asks for it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Offset of a 32-bit word in `struct seccomp_data`, bytes.
 pub(super) type Word = u32;
@@ -51,7 +51,8 @@ const RUN: usize = 6;
 #[derive(Default)]
 pub(super) struct Emitter {
     code: Vec<libc::sock_filter>,
-    returns: HashMap<u32, usize>,
+    /// The newest `ret` of each value. Few: a map of one node.
+    returns: BTreeMap<u32, usize>,
     /// For a place that was out of reach: the newest stepping stone to it.
     stones: HashMap<usize, usize>,
     searches: HashMap<(Word, Vec<Interval<u32>>), Target>,
@@ -122,10 +123,10 @@ impl Emitter {
             Goal::Inside(place) => place,
         };
         let here = self.code.len();
-        let near = match self.stones.get(&place) {
-            Some(stone) if here - 1 - place > REACH => *stone,
-            _ => place,
-        };
+        if here - 1 - place <= REACH {
+            return u8::try_from(here - 1 - place).ok();
+        }
+        let near = self.stones.get(&place)?;
         u8::try_from(here - 1 - near).ok()
     }
 

@@ -99,16 +99,23 @@ pub fn compile_for(spec: &LinuxSeccomp, host: Arch) -> Result<Program> {
         spec.default_action(),
         spec.default_errno_ret(),
     )?;
-    let archs = architectures(spec, host);
     let stub = enosys_stub(spec.default_action(), default);
+    let mut sets = Vec::new();
+    for arch in architectures(spec, host) {
+        sets.push(Rules {
+            arch,
+            set: RuleSet::new(arch.wide(), if arch == Arch::X32 { X32_BIT } else { 0 }),
+            highest: 0,
+        });
+    }
+    add_rules(spec, &mut sets, default, &mut warnings)?;
 
     let mut emitter = Emitter::default();
     let mut by_audit: BTreeMap<u32, Vec<Interval<u32>>> = BTreeMap::new();
-    for a in &archs {
-        let set = rule_set(spec, *a, default)?;
-        let highest = stub.and_then(|enosys| Some((highest(spec, *a)?, enosys)));
-        let intervals = by_audit.entry(a.audit()).or_default();
-        numbers(&mut emitter, *a, set, default, highest, intervals)?;
+    let archs: Vec<Arch> = sets.iter().map(|s| s.arch).collect();
+    for rules in sets {
+        let intervals = by_audit.entry(rules.arch.audit()).or_default();
+        numbers(&mut emitter, rules, default, stub, intervals)?;
     }
     // Without x32 in the profile its calls are another architecture's, but for -1: a tracer sets
     // that to have a call skipped (seccomp(2)).
@@ -133,7 +140,6 @@ pub fn compile_for(spec: &LinuxSeccomp, host: Arch) -> Result<Program> {
 
     let notify = notify(spec);
     let flags = flags(spec, notify.is_some(), &mut warnings);
-    unknown_names(spec, &mut warnings);
     Ok(Program {
         insns,
         flags,
@@ -197,31 +203,29 @@ fn enosys_stub(default_action: Action, default: u32) -> Option<u32> {
     }
 }
 
-/// The highest number that the profile names, whatever its rule says.
-fn highest(spec: &LinuxSeccomp, arch: Arch) -> Option<u32> {
-    spec.syscalls()
-        .iter()
-        .flatten()
-        .flat_map(|rule| rule.names())
-        .filter_map(|name| arch.call(name)?.direct)
-        .max()
-        // A profile of nothing but call 0 has no "newest call" that says anything.
-        .filter(|n| *n != 0)
+/// The rules of one architecture while they are collected.
+struct Rules {
+    arch: Arch,
+    set: RuleSet,
+    /// The highest number that the profile names, whatever its rule says; 0 if it names none (or
+    /// call 0 alone, which says nothing of what the profile's author knew).
+    highest: u32,
 }
 
-/// The profile's rules as `arch` has them.
-fn rule_set(spec: &LinuxSeccomp, arch: Arch, default: u32) -> Result<RuleSet> {
-    let offset = if arch == Arch::X32 { X32_BIT } else { 0 };
-    let mut set = RuleSet::new(arch.wide(), offset);
+/// Adds the profile's rules to every architecture that has their calls.
+fn add_rules(
+    spec: &LinuxSeccomp,
+    sets: &mut [Rules],
+    default: u32,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let mut unknown = Unknown::default();
     for (i, rule) in spec.syscalls().iter().flatten().enumerate() {
         let answer = action(
             "linux.seccomp.syscalls[].errnoRet",
             rule.action(),
             rule.errno_ret(),
         )?;
-        if answer == default {
-            continue;
-        }
         let mut conds = Vec::new();
         for (j, arg) in rule.args().iter().flatten().enumerate() {
             if arg.index() > 5 {
@@ -233,36 +237,44 @@ fn rule_set(spec: &LinuxSeccomp, arch: Arch, default: u32) -> Result<RuleSet> {
             conds.push(Cond::new(arg));
         }
         // Two conditions on one argument: runc makes every condition a rule of its own then.
-        let twice = (1..conds.len()).any(|n| {
-            conds
-                .iter()
-                .take(n)
-                .any(|c| Some(c.arg) == conds.get(n).map(|d| d.arg))
-        });
+        let mut args: Vec<u8> = conds.iter().map(|c| c.arg).collect();
+        args.sort_unstable();
+        let twice = args.windows(2).any(|pair| pair.first() == pair.last());
         let alternatives: Vec<&[Cond]> = if twice {
             conds.chunks(1).collect()
         } else {
             vec![&conds]
         };
         for name in rule.names() {
-            let Some(call) = arch.call(name) else {
+            let Some(entry) = arch::lookup(name) else {
+                unknown.add(name);
                 continue;
             };
-            for conds in &alternatives {
-                add(&mut set, call, conds, answer).map_err(|why| {
-                    let why = match why {
-                        Refused::Conflict => format!(
-                            "the rule for {name} has the same conditions as an earlier one, \
-                             but another action"
-                        ),
-                        Refused::TooMany => format!("too many conditional rules for {name}"),
-                    };
-                    Error::config(format!("linux.seccomp.syscalls[{i}]"), why)
-                })?;
+            for rules in &mut *sets {
+                let Some(call) = entry.call(rules.arch) else {
+                    continue;
+                };
+                rules.highest = rules.highest.max(call.direct.unwrap_or(0));
+                if answer == default {
+                    continue;
+                }
+                for conds in &alternatives {
+                    add(&mut rules.set, call, conds, answer).map_err(|why| {
+                        let why = match why {
+                            Refused::Conflict => format!(
+                                "the rule for {name} has the same conditions as an earlier one, \
+                                 but another action"
+                            ),
+                            Refused::TooMany => format!("too many conditional rules for {name}"),
+                        };
+                        Error::config(format!("linux.seccomp.syscalls[{i}]"), why)
+                    })?;
+                }
             }
         }
     }
-    Ok(set)
+    warnings.extend(unknown.warning());
+    Ok(())
 }
 
 fn add(set: &mut RuleSet, call: Call, conds: &[Cond], action: u32) -> Result<(), Refused> {
@@ -287,15 +299,14 @@ fn add(set: &mut RuleSet, call: Call, conds: &[Cond], action: u32) -> Result<(),
 /// Appends one architecture's numbers to `intervals`.
 fn numbers(
     emitter: &mut Emitter,
-    arch: Arch,
-    set: RuleSet,
+    rules: Rules,
     default: u32,
-    highest: Option<(u32, u32)>,
+    stub: Option<u32>,
     intervals: &mut Vec<Interval<u32>>,
 ) -> Result<()> {
     let otherwise = Target::Return(default);
-    let offset = if arch == Arch::X32 { X32_BIT } else { 0 };
-    intervals.push((offset, otherwise));
+    let Rules { arch, set, highest } = rules;
+    intervals.push((if arch == Arch::X32 { X32_BIT } else { 0 }, otherwise));
     for (number, answer) in set.answers() {
         let target = match answer {
             Answer::Always(action) => Target::Return(action),
@@ -304,7 +315,7 @@ fn numbers(
         intervals.push((number, target));
         intervals.push((number + 1, otherwise));
     }
-    if let Some((highest, enosys)) = highest
+    if let Some(enosys) = stub.filter(|_| highest != 0)
         && let Some(next) = highest.checked_add(1)
     {
         intervals.push((next, Target::Return(enosys)));
@@ -368,40 +379,38 @@ fn flags(spec: &LinuxSeccomp, notify: bool, warnings: &mut Vec<String>) -> u32 {
 /// Names in one warning.
 const MAX_NAMES: usize = 16;
 
-/// config-linux.md lets a runtime go on without a call that it doesn't know: newer profiles name
-/// newer calls. The ENOSYS answer, not the profile's, is what they get.
-fn unknown_names(spec: &LinuxSeccomp, warnings: &mut Vec<String>) {
-    let mut unknown: Vec<&str> = Vec::new();
-    let mut more = 0_usize;
-    for name in spec.syscalls().iter().flatten().flat_map(|r| r.names()) {
-        if is_known(name) || unknown.contains(&name.as_str()) {
-            continue;
+/// Names that no table has. config-linux.md lets a runtime go on without them: newer profiles
+/// name newer calls. The ENOSYS answer, not the profile's, is what such calls get.
+#[derive(Default)]
+struct Unknown {
+    names: Vec<String>,
+    more: usize,
+}
+
+impl Unknown {
+    fn add(&mut self, name: &str) {
+        let name = name.chars().take(64).collect::<String>();
+        let name = name.escape_debug().to_string();
+        if self.names.contains(&name) {
+            return;
         }
-        if unknown.len() < MAX_NAMES {
-            unknown.push(name);
+        if self.names.len() < MAX_NAMES {
+            self.names.push(name);
         } else {
-            more += 1;
+            self.more += 1;
         }
     }
-    if !unknown.is_empty() {
-        let names: Vec<String> = unknown
-            .iter()
-            .map(|n| {
-                n.chars()
-                    .take(64)
-                    .collect::<String>()
-                    .escape_debug()
-                    .to_string()
-            })
-            .collect();
-        let more = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
+
+    fn warning(self) -> Option<String> {
+        let more = match self.more {
+            0 => String::new(),
+            n => format!(" and {n} more"),
         };
-        warnings.push(format!(
-            "linux.seccomp.syscalls: unknown system calls are ignored: {}{more}",
-            names.join(", ")
-        ));
+        (!self.names.is_empty()).then(|| {
+            format!(
+                "linux.seccomp.syscalls: unknown system calls are ignored: {}{more}",
+                self.names.join(", ")
+            )
+        })
     }
 }

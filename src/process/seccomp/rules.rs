@@ -106,56 +106,47 @@ pub(super) enum Refused {
 /// The rules of one architecture.
 pub(super) struct RuleSet {
     wide: bool,
-    always: BTreeMap<u32, u32>,
-    /// Numbers below this are looked up in `dense` instead: nearly all are.
-    dense: Vec<Option<u32>>,
     offset: u32,
+    /// Actions of rules without conditions, by number less `offset`: nearly all there are.
+    dense: Vec<u32>,
+    /// The same for numbers beyond.
+    sparse: BTreeMap<u32, u32>,
     conditional: BTreeMap<u32, Conditional>,
 }
 
 /// Numbers kept in a plain array.
 const DENSE: usize = 1024;
+/// No action: SECCOMP_RET_* never has all bits set.
+const NO_ACTION: u32 = u32::MAX;
 
 impl RuleSet {
     /// `offset` is what all numbers have in common (x32's bit).
     pub(super) fn new(wide: bool, offset: u32) -> RuleSet {
         RuleSet {
             wide,
-            always: BTreeMap::new(),
-            dense: vec![None; DENSE],
             offset,
+            dense: vec![NO_ACTION; DENSE],
+            sparse: BTreeMap::new(),
             conditional: BTreeMap::new(),
-        }
-    }
-
-    fn slot(&mut self, number: u32) -> Option<&mut Option<u32>> {
-        let index = number.checked_sub(self.offset)?;
-        self.dense.get_mut(usize::try_from(index).ok()?)
-    }
-
-    fn always(&mut self, number: u32) -> Option<u32> {
-        match self.slot(number) {
-            Some(slot) => *slot,
-            None => self.always.get(&number).copied(),
         }
     }
 
     /// Adds one rule. `conds` has at most one condition for each argument.
     pub(super) fn add(&mut self, number: u32, conds: &[Cond], action: u32) -> Result<(), Refused> {
-        if self.always(number).is_some() {
+        let index = number.checked_sub(self.offset).map(|i| i as usize);
+        let known = match index.and_then(|i| self.dense.get_mut(i)) {
+            Some(slot) => slot,
+            None => self.sparse.entry(number).or_insert(NO_ACTION),
+        };
+        if *known != NO_ACTION {
             return Ok(());
         }
         let wide = self.wide;
         let mut seen: Vec<Cond> = conds.iter().filter_map(|c| c.on(wide)).collect();
         if seen.is_empty() {
+            *known = action;
             if !self.conditional.is_empty() {
                 self.conditional.remove(&number);
-            }
-            match self.slot(number) {
-                Some(slot) => *slot = Some(action),
-                None => {
-                    self.always.insert(number, action);
-                }
             }
             return Ok(());
         }
@@ -167,24 +158,16 @@ impl RuleSet {
     }
 
     /// All answers, by number.
-    pub(super) fn answers(self) -> BTreeMap<u32, Answer> {
-        let RuleSet {
-            always,
-            dense,
-            offset,
-            conditional,
-            ..
-        } = self;
-        let dense = (offset..)
-            .zip(dense)
-            .filter_map(|(number, action)| Some((number, Answer::Always(action?))));
-        let rest = always
-            .into_iter()
-            .map(|(number, action)| (number, Answer::Always(action)));
-        let conditional = conditional
-            .into_iter()
-            .map(|(number, c)| (number, Answer::First(c.ordered())));
-        dense.chain(rest).chain(conditional).collect()
+    pub(super) fn answers(self) -> Vec<(u32, Answer)> {
+        let always = |(number, action)| (number, Answer::Always(action));
+        let set = |(_, action): &(u32, u32)| *action != NO_ACTION;
+        let mut all: Vec<(u32, Answer)> = Vec::with_capacity(DENSE);
+        all.extend((self.offset..).zip(self.dense).filter(set).map(always));
+        all.extend(self.sparse.into_iter().filter(set).map(always));
+        let conditional = self.conditional.into_iter();
+        all.extend(conditional.map(|(number, c)| (number, Answer::First(c.ordered()))));
+        all.sort_by_key(|(number, _)| *number);
+        all
     }
 }
 
@@ -415,8 +398,13 @@ mod tests {
         }
     }
 
+    fn answer(set: RuleSet, number: u32) -> Option<Answer> {
+        let mut all = set.answers().into_iter();
+        all.find(|(n, _)| *n == number).map(|(_, a)| a)
+    }
+
     fn first(set: RuleSet, number: u32) -> Vec<u32> {
-        match set.answers().remove(&number) {
+        match answer(set, number) {
             Some(Answer::First(rules)) => rules.iter().map(|r| r.action).collect(),
             other => panic!("{other:?}"),
         }
@@ -430,9 +418,8 @@ mod tests {
         s.add(1, &[], 30).unwrap();
         s.add(1, &[cond(0, Op2::Eq, 1)], 40).unwrap();
         s.add(0x0f_0001, &[], 50).unwrap();
-        let a = s.answers();
-        assert_eq!(a.get(&1), Some(&Answer::Always(20)));
-        assert_eq!(a.get(&0x0f_0001), Some(&Answer::Always(50)));
+        let expected = [(1, Answer::Always(20)), (0x0f_0001, Answer::Always(50))];
+        assert_eq!(s.answers(), expected);
     }
 
     #[test]
@@ -478,9 +465,8 @@ mod tests {
         let mut s = RuleSet::new(false, 0);
         s.add(1, &[all], 10).unwrap();
         s.add(2, &[high], 20).unwrap();
-        let a = s.answers();
-        assert_eq!(a.get(&1), Some(&Answer::Always(10)));
-        assert_eq!(a.get(&2), Some(&Answer::Always(20)));
+        let expected = [(1, Answer::Always(10)), (2, Answer::Always(20))];
+        assert_eq!(s.answers(), expected);
         let mut s = RuleSet::new(true, 0);
         s.add(2, &[high], 20).unwrap();
         assert_eq!(first(s, 2), [20]);
