@@ -15,13 +15,13 @@ pub(super) fn check(r: &LinuxResources) -> Result<()> {
         if rule.typ() == Some(LinuxDeviceType::P) {
             return Err(Error::config(at("type"), "expected a, b or c, found \"p\""));
         }
-        if let Some(access) = rule.access() {
-            if access.chars().any(|c| !"rwm".contains(c)) {
-                return Err(Error::config(
-                    at("access"),
-                    format!("expected letters of rwm, found {access:?}"),
-                ));
-            }
+        if let Some(access) = rule.access()
+            && access.chars().any(|c| !"rwm".contains(c))
+        {
+            return Err(Error::config(
+                at("access"),
+                format!("expected letters of rwm, found {access:?}"),
+            ));
         }
         for (member, n, max) in [
             ("major", rule.major(), MAX_MAJOR),
@@ -108,13 +108,15 @@ fn memory(m: &LinuxMemory) -> Result<()> {
         }
     }
     // config-linux.md: swap is the limit of memory + swap.
-    if let (Some(limit), Some(swap)) = (m.limit(), m.swap()) {
-        if limit > 0 && swap > 0 && swap < limit {
-            return Err(Error::config(
-                "linux.resources.memory.swap",
-                format!("memory + swap ({swap}) is below memory.limit ({limit})"),
-            ));
-        }
+    if let (Some(limit), Some(swap)) = (m.limit(), m.swap())
+        && limit > 0
+        && swap > 0
+        && swap < limit
+    {
+        return Err(Error::config(
+            "linux.resources.memory.swap",
+            format!("memory + swap ({swap}) is below memory.limit ({limit})"),
+        ));
     }
     if let Some(n) = m.swappiness().filter(|n| *n > 100) {
         return Err(Error::config(
