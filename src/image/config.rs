@@ -9,7 +9,7 @@ use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{Mount, Spec};
 
 use super::media::Platform;
-use super::unpack::dirs::{Dirs, clean};
+use super::unpack::dirs::clean;
 use super::users;
 use super::volumes::Volume;
 use crate::spec::default;
@@ -22,7 +22,7 @@ pub const DIGEST: &str = "io.gpucell.image.digest";
 pub const VOLUMES: &str = "io.gpucell.image.volumes";
 
 /// The configuration of a cell of this image, and what people should know about it. `root` is the
-/// unpacked tree: names of users are looked up in it, and the working directory is made in it.
+/// unpacked tree, in which names of users are looked up.
 pub fn to_spec(
     image: &ImageConfiguration,
     root: &OwnedFd,
@@ -41,12 +41,6 @@ pub fn to_spec(
     }
     let user = users::resolve(root, config.user().as_deref().unwrap_or_default())?;
     let cwd = working_dir(config.working_dir().as_deref())?;
-    Dirs::new(
-        root.try_clone()
-            .map_err(|e| Error::step("hold", "the root folder", e))?,
-    )?
-    .need(&clean(cwd.as_os_str().as_encoded_bytes())?)?;
-
     if let Some(process) = spec.process_mut() {
         process.set_args(Some(args));
         process.set_env(Some(environment(config.env().as_deref(), &user)));
@@ -87,6 +81,19 @@ pub fn to_spec(
         ));
     }
     Ok((spec, warnings))
+}
+
+/// Folders that must be there: the working directory and the volumes, as clean paths.
+pub fn folders(image: &ImageConfiguration) -> Result<Vec<Vec<u8>>> {
+    let Some(config) = image.config() else {
+        return Ok(Vec::new());
+    };
+    let cwd = working_dir(config.working_dir().as_deref())?;
+    let mut paths = vec![clean(cwd.as_os_str().as_encoded_bytes())?];
+    for volume in config.volumes().iter().flatten() {
+        paths.push(clean(volume.as_bytes())?);
+    }
+    Ok(paths)
 }
 
 /// The image's variables, later ones winning, with PATH and HOME where it sets none.

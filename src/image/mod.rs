@@ -8,6 +8,7 @@
 //! The bundle's `rootfs` appears by a rename when all of it is verified, never before.
 
 pub mod archive;
+pub mod auth;
 pub mod config;
 pub mod digest;
 pub mod docker_archive;
@@ -15,6 +16,8 @@ pub mod inflate;
 pub mod layout;
 pub mod limits;
 pub mod media;
+pub mod progress;
+pub mod registry;
 pub mod source;
 pub mod store;
 pub mod tar;
@@ -37,6 +40,7 @@ use self::digest::Digest;
 use self::inflate::{Inflated, Layer};
 use self::limits::Limits;
 use self::media::Platform;
+use self::progress::Progress;
 use self::source::Source;
 use self::store::Store;
 use self::unpack::Unpacker;
@@ -118,7 +122,16 @@ pub fn pull(request: &PullRequest) -> Result<Pulled> {
     };
     let bundle = Bundle::open(&request.dest, request.force)?;
     let store = Store::open(&request.store)?;
-    let found = find(&source, &platform, &store, request)?;
+    let progress = Progress::new(request.progress);
+    let mut warnings = Vec::new();
+    let found = find(
+        &source,
+        &platform,
+        &store,
+        request,
+        &progress,
+        &mut warnings,
+    )?;
     let staging = bundle.staging()?;
     let options = unpack::Options {
         limits: request.limits,
@@ -129,11 +142,15 @@ pub fn pull(request: &PullRequest) -> Result<Pulled> {
     let (digest, config, layers) = match found {
         Found::Image(image) => {
             let count = image.layers.len();
+            let bar = progress.unpack(count);
             let mut input = Inflated::start(image.layers, request.limits)?;
             for number in 0..count {
+                bar.set(number as u64);
+                bar.message(&format!("{} entries", unpacker.entries()));
                 let done = unpacker.layer(&mut input, number == 0);
                 finish_layer(&mut input, done)?;
             }
+            bar.done();
             (Some(image.digest), Some(image.config), count)
         }
         Found::Root(layer) => {
@@ -143,8 +160,12 @@ pub fn pull(request: &PullRequest) -> Result<Pulled> {
             (None, None, 1)
         }
     };
+    // Made before the times of folders are set, so that these stay the image's.
+    if let Some(config) = &config {
+        unpacker.folders(&config::folders(config)?)?;
+    }
     let summary = unpacker.finish()?;
-    let mut warnings = summary.warnings;
+    warnings.extend(summary.warnings);
     let digest = digest.map(|d| d.as_str().to_string());
     let text = configure(
         request,
@@ -177,10 +198,15 @@ fn find(
     platform: &Platform,
     store: &Store,
     request: &PullRequest,
+    progress: &Progress,
+    warnings: &mut Vec<String>,
 ) -> Result<Found> {
     let open = |file: &Path| Archive::open(file, store, &request.limits).map(Arc::new);
     let image = match source {
-        Source::Registry(_) => return Err(Error::msg("registries: not yet")),
+        Source::Registry(reference) => {
+            let mirror = request.mirror.as_deref();
+            registry::image(reference, mirror, platform, store, progress, warnings)?
+        }
         Source::Layout { dir, tag } => {
             layout::image(layout::Files::Folder(dir.clone()), tag.as_deref(), platform)?
         }

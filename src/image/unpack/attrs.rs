@@ -156,22 +156,19 @@ pub(super) fn times_at(dir: impl AsFd, name: &[u8], mtime: (i64, u32)) -> rustix
 /// attributes, not those below (image-spec layer.md, "Modifications": the attributes are replaced).
 pub(super) fn clear(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<()> {
     let file = through_proc(dir.as_fd(), name);
-    let mut list = Vec::new();
-    loop {
-        let size = match rustix::fs::llistxattr(&file[..], &mut [0u8; 0][..]) {
-            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
-            Ok(size) => size,
-            Err(e) => return Err(e),
-        };
-        list.resize(size, 0u8);
-        match rustix::fs::llistxattr(&file[..], &mut list[..]) {
-            Ok(size) => {
-                list.truncate(size);
-                break;
-            }
-            Err(Errno::RANGE) => {}
-            Err(e) => return Err(e),
+    // A list is at most 64 KiB (XATTR_LIST_MAX, xattr(7)); nearly always it is empty.
+    let mut list = vec![0u8; 1024];
+    let size = match rustix::fs::llistxattr(&file[..], &mut list[..]) {
+        Err(Errno::RANGE) => {
+            list.resize(64 << 10, 0);
+            rustix::fs::llistxattr(&file[..], &mut list[..])
         }
+        other => other,
+    };
+    match size {
+        Ok(size) => list.truncate(size),
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(e) => return Err(e),
     }
     for key in list.split(|&b| b == 0).filter(|key| !key.is_empty()) {
         if FOREIGN.iter().any(|prefix| key.starts_with(prefix)) {

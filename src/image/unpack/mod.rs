@@ -112,6 +112,18 @@ impl Unpacker {
         self.each(input, false)
     }
 
+    /// Makes folders (clean paths) that the image's config asks for, where they are missing.
+    pub fn folders(&mut self, paths: &[Vec<u8>]) -> Result<()> {
+        paths
+            .iter()
+            .try_for_each(|path| self.dirs.need(path).map(drop))
+    }
+
+    /// Entries unpacked so far.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
     /// Sets what had to wait for the last entry: modes and times of directories, deepest first.
     pub fn finish(mut self) -> Result<Summary> {
         for (path, late) in std::mem::take(&mut self.late).into_iter().rev() {
