@@ -12,7 +12,7 @@ use super::media::Platform;
 use super::unpack::dirs::clean;
 use super::users;
 use super::volumes::Volume;
-use crate::spec::default;
+use crate::spec::{default, user};
 use crate::{Error, Result};
 
 /// Annotations that say where a bundle came from.
@@ -39,21 +39,21 @@ pub fn to_spec(
         warnings.push("the image names no command: `sh` is set".to_string());
         args.push("sh".to_string());
     }
-    let user = users::resolve(root, config.user().as_deref().unwrap_or_default())?;
+    let who = users::resolve(root, config.user().as_deref().unwrap_or_default())?;
     let cwd = working_dir(config.working_dir().as_deref())?;
     if let Some(process) = spec.process_mut() {
         process.set_args(Some(args));
-        process.set_env(Some(environment(config.env().as_deref(), &user)));
+        process.set_env(Some(environment(config.env().as_deref(), &who)));
         process.set_cwd(cwd);
-        let mut who = oci_spec::runtime::User::default();
-        who.set_uid(user.uid);
-        who.set_gid(user.gid);
+        let mut set = oci_spec::runtime::User::default();
+        set.set_uid(who.uid);
+        set.set_gid(who.gid);
         // The primary group is listed too: without it a process could drop it and slip past a
         // deny entry for the group (CVE-2022-36109).
-        let mut groups = vec![user.gid];
-        groups.extend(&user.groups);
-        who.set_additional_gids(Some(groups));
-        process.set_user(who);
+        let mut groups = vec![who.gid];
+        groups.extend(who.groups.iter().filter(|gid| **gid != who.gid));
+        set.set_additional_gids(Some(groups));
+        process.set_user(set);
     }
     if let Some(mounts) = spec.mounts_mut() {
         mounts.extend(volumes.iter().map(|volume| {
@@ -97,7 +97,7 @@ pub fn folders(image: &ImageConfiguration) -> Result<Vec<Vec<u8>>> {
 }
 
 /// The image's variables, later ones winning, with PATH and HOME where it sets none.
-fn environment(env: Option<&[String]>, user: &users::Resolved) -> Vec<String> {
+fn environment(env: Option<&[String]>, user: &user::Resolved) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let key = |text: &str| text.split('=').next().unwrap_or_default().to_string();
     for variable in env.unwrap_or_default() {
