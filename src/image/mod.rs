@@ -293,6 +293,8 @@ fn configure(
 struct Bundle {
     path: PathBuf,
     _lock: OwnedFd,
+    /// The folder was not there before.
+    made: bool,
 }
 
 /// The tree while it is made. Removed when dropped.
@@ -306,6 +308,7 @@ const STAGING: &str = ".unpacking";
 impl Bundle {
     fn open(path: &Path, force: bool) -> Result<Self> {
         let name = path.display().to_string();
+        let made = !path.exists();
         fs::create_dir_all(path).map_err(|e| Error::step("make the bundle", &name, e))?;
         let lock = open_folder(path)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -323,6 +326,7 @@ impl Bundle {
         Ok(Bundle {
             path: path.to_path_buf(),
             _lock: lock,
+            made,
         })
     }
 
@@ -355,6 +359,15 @@ impl Bundle {
         }
         fs::rename(&staging.root, &rootfs).map_err(|e| failed("rootfs", e))?;
         fs::rename(&written, self.path.join("config.json")).map_err(|e| failed("config.json", e))
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        if self.made {
+            // Goes only if it is empty, that is, if the pull failed.
+            let _ = fs::remove_dir(&self.path);
+        }
     }
 }
 

@@ -10,9 +10,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use oci_client::client::{
-    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol,
-};
+use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
@@ -71,7 +69,9 @@ pub fn image(
     let last = origins.len() - 1;
     for (number, reference) in origins.into_iter().enumerate() {
         match runtime.block_on(resolve(&reference, platform, store)) {
-            Ok((remote, found)) => return start(runtime, remote, found, store, progress),
+            Ok((remote, found)) => {
+                return start(runtime, remote, &reference, found, store, progress);
+            }
             Err(error) if number < last => warnings.push(format!("mirror: {error}")),
             Err(error) => return Err(error),
         }
@@ -98,7 +98,7 @@ async fn resolve(
     reference: &Reference,
     platform: &Platform,
     store: &Store,
-) -> Result<(Remote, Found)> {
+) -> Result<(Option<Remote>, Found)> {
     let name = reference.whole();
     let mut remote = None;
     let mut want = match reference.digest() {
@@ -133,19 +133,9 @@ async fn resolve(
                 let layers = media::layers(&name, &manifest, &config)?;
                 // With all of it in the store, a digest needs no network at all.
                 let missing = layers.iter().any(|l| !store.has(&l.digest, Some(l.size)));
-                let remote = match (remote, missing) {
-                    (Some(remote), _) => remote,
-                    (None, true) => connect(reference).await?,
-                    (None, false) => Remote {
-                        client: Client::try_from(ClientConfig {
-                            tls_certs_only: vec![placeholder()],
-                            ..ClientConfig::default()
-                        })
-                        .map_err(|e| explain(&name, e))?,
-                        reference: reference.clone(),
-                        auth: RegistryAuth::Anonymous,
-                    },
-                };
+                if missing && remote.is_none() {
+                    remote = Some(connect(reference).await?);
+                }
                 return Ok((
                     remote,
                     Found {
@@ -176,29 +166,27 @@ async fn connect(reference: &Reference) -> Result<Remote> {
     let auth = auth::lookup(registry)?;
     let name = reference.whole();
     let loopback = is_loopback(registry);
-    let secure = match client(registry, false) {
-        Ok(client) => match client.auth(reference, &auth, RegistryOperation::Pull).await {
-            Ok(_) => {
-                return Ok(Remote {
-                    client,
-                    reference: reference.clone(),
-                    auth,
-                });
-            }
-            Err(e) => e,
-        },
+    let client = self::client(registry, false)?;
+    let secure = match client.auth(reference, &auth, RegistryOperation::Pull).await {
+        Ok(_) => {
+            return Ok(Remote {
+                client,
+                reference: reference.clone(),
+                auth,
+            });
+        }
         Err(e) => e,
     };
     // On loopback nobody listens in: what speaks no TLS there may speak plain HTTP, as Docker has
     // it. Anywhere else that would hand credentials and trust to the network.
     let no_tls = match &secure {
-        OciDistributionError::RequestError(e) => e.is_connect() || e.is_builder(),
+        OciDistributionError::RequestError(e) => e.is_connect(),
         _ => false,
     };
     if !(loopback && no_tls) {
         return Err(explain(&name, secure));
     }
-    let client = client(registry, true).map_err(|e| explain(&name, e))?;
+    let client = self::client(registry, true)?;
     client
         .auth(reference, &auth, RegistryOperation::Pull)
         .await
@@ -210,8 +198,16 @@ async fn connect(reference: &Reference) -> Result<Remote> {
     })
 }
 
-fn client(registry: &str, plain: bool) -> Result<Client, OciDistributionError> {
-    let config = || ClientConfig {
+/// A client, or an error where this system has no certificates. (The crate makes a default client
+/// besides ours, which panics there: even plain HTTP can't be had.)
+fn client(registry: &str, plain: bool) -> Result<Client> {
+    if rustls_native_certs::load_native_certs().certs.is_empty() {
+        return Err(Error::msg(
+            "this system has no certificates to trust registries by: install the package \
+             ca-certificates, or set SSL_CERT_FILE",
+        ));
+    }
+    Client::try_from(ClientConfig {
         protocol: if plain {
             ClientProtocol::HttpsExcept(vec![registry.to_string()])
         } else {
@@ -221,24 +217,8 @@ fn client(registry: &str, plain: bool) -> Result<Client, OciDistributionError> {
         read_timeout: Some(READ_TIMEOUT),
         user_agent: concat!("gpucell/", env!("CARGO_PKG_VERSION")),
         ..ClientConfig::default()
-    };
-    match Client::try_from(config()) {
-        // The system has no certificates at all. Plain HTTP needs none.
-        Err(_) if plain => Client::try_from(ClientConfig {
-            tls_certs_only: vec![placeholder()],
-            ..config()
-        }),
-        other => other,
-    }
-}
-
-/// A root certificate that has signed nothing, and whose key was thrown away: with only this one,
-/// every TLS connection is refused. The client can't be built with none.
-fn placeholder() -> Certificate {
-    Certificate {
-        encoding: CertificateEncoding::Pem,
-        data: include_bytes!("placeholder.pem").to_vec(),
-    }
+    })
+    .map_err(|e| explain(registry, e))
 }
 
 fn is_loopback(registry: &str) -> bool {
@@ -433,7 +413,8 @@ async fn pause(attempt: u32) {
 /// Starts the downloads and gives the image whose layers wait for them.
 fn start(
     runtime: tokio::runtime::Runtime,
-    remote: Remote,
+    remote: Option<Remote>,
+    reference: &Reference,
     found: Found,
     store: &Store,
     progress: &Progress,
@@ -446,8 +427,11 @@ fn start(
             let (done, wait) = mpsc::sync_channel::<Result<()>>(1);
             let (store, digest) = (store.clone(), layer.digest.clone());
             let gone = format!("layer {}: the download was cut off", digest.short());
+            let here = remote.is_none();
             let open = move || -> Result<Box<dyn std::io::Read + Send>> {
-                wait.recv().map_err(|_| Error::msg(gone))??;
+                if !here {
+                    wait.recv().map_err(|_| Error::msg(gone))??;
+                }
                 Ok(Box::new(store.read(&digest)?))
             };
             let result = Layer {
@@ -461,24 +445,25 @@ fn start(
             result
         })
         .collect();
-    let (store, progress) = (store.clone(), progress.clone());
-    let image_name = remote.reference.whole();
-    std::thread::Builder::new()
-        .name("download".into())
-        .spawn(move || {
-            let (remote, store, progress) = (&remote, &store, &progress);
-            runtime.block_on(
-                stream::iter(jobs)
-                    .map(|(layer, done)| async move {
-                        let _ = done.send(remote.download(&layer, store, progress).await);
-                    })
-                    .buffered(AT_ONCE)
-                    .for_each(|()| async {}),
-            );
-        })
-        .map_err(|e| Error::step("start", "the downloads", e))?;
+    if let Some(remote) = remote {
+        let (store, progress) = (store.clone(), progress.clone());
+        std::thread::Builder::new()
+            .name("download".into())
+            .spawn(move || {
+                let (remote, store, progress) = (&remote, &store, &progress);
+                runtime.block_on(
+                    stream::iter(jobs)
+                        .map(|(layer, done)| async move {
+                            let _ = done.send(remote.download(&layer, store, progress).await);
+                        })
+                        .buffered(AT_ONCE)
+                        .for_each(|()| async {}),
+                );
+            })
+            .map_err(|e| Error::step("start", "the downloads", e))?;
+    }
     Ok(Image {
-        name: image_name,
+        name: reference.whole(),
         digest: found.digest,
         config: found.config,
         layers,
@@ -511,11 +496,6 @@ fn explain(name: &str, error: OciDistributionError) -> Error {
             while let Some(e) = cause {
                 text = format!("{text}: {e}");
                 cause = e.source();
-            }
-            if text.contains("No CA certificates") {
-                text = "this system has no certificates: install the package ca-certificates, or \
-                        set SSL_CERT_FILE"
-                    .to_string();
             }
             text
         }
