@@ -418,5 +418,16 @@ fn mark(upper: &mut HashSet<Vec<u8>>, path: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
-mod tests;
+mod tests {
+    use std::collections::HashSet;
+
+    #[test]
+    fn an_entry_marks_its_parents() {
+        let mut upper = HashSet::new();
+        super::mark(&mut upper, b"a/b/c");
+        super::mark(&mut upper, b"a/d");
+        let mut all: Vec<_> = upper.into_iter().collect();
+        all.sort();
+        assert_eq!(all, [&b"a"[..], b"a/b", b"a/b/c", b"a/d"]);
+    }
+}
