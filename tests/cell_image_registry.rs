@@ -508,3 +508,26 @@ fn sha256_of_manifest(layout: &Layout) -> String {
         .unwrap()
         .to_string()
 }
+
+#[test]
+fn private_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = layered(&dir.path().join("layout"), "v1", 1);
+    let (registry, cert) = Registry::with_tls();
+    registry.push(&layout.dir, "v1", "x:v1", None);
+    let source = format!("{}/x:v1", registry.host());
+    let mut trusting = pull(&dir.path().join("store"));
+    trusting
+        .env("SSL_CERT_FILE", &cert)
+        .arg(&source)
+        .arg(dir.path().join("a"));
+    run(&mut trusting);
+    // Not trusted: refused, and not asked again without TLS.
+    let text = fails(
+        pull(&dir.path().join("other"))
+            .arg(&source)
+            .arg(dir.path().join("b")),
+    );
+    assert!(text.contains("certificate"), "{text}");
+    fs::remove_dir_all(cert.parent().unwrap()).unwrap();
+}

@@ -94,11 +94,10 @@ fn keys(registry: &str) -> Vec<String> {
     keys
 }
 
-fn from_config(
-    config: &Config,
-    registry: &str,
-    helper: &dyn Fn(&str, &str) -> Result<Option<Answer>, String>,
-) -> Result<RegistryAuth, String> {
+/// Asks a helper (name, server) for credentials.
+type Ask = dyn Fn(&str, &str) -> Result<Option<Answer>, String>;
+
+fn from_config(config: &Config, registry: &str, helper: &Ask) -> Result<RegistryAuth, String> {
     let keys = keys(registry);
     let special = keys.iter().find_map(|key| config.cred_helpers.get(key));
     let entry = keys.iter().find_map(|key| config.auths.get_key_value(key));

@@ -225,7 +225,7 @@ type Stored = io::BufReader<HashReader<Box<dyn Read + Send>>>;
 /// Decompresses what its first bytes say it is. The media type is not asked: registries and
 /// archives get it wrong, and every reader of images goes by the content.
 enum Decoder {
-    Plain(Stored),
+    Plain(Box<Stored>),
     Gzip(Box<flate2::bufread::MultiGzDecoder<Stored>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Stored>>),
 }
@@ -266,7 +266,7 @@ impl Decoder {
     fn new(stored: HashReader<Box<dyn Read + Send>>) -> io::Result<Self> {
         let mut stored = io::BufReader::with_capacity(128 << 10, stored);
         Ok(match compression(stored.fill_buf()?)? {
-            Compression::None => Decoder::Plain(stored),
+            Compression::None => Decoder::Plain(Box::new(stored)),
             Compression::Gzip => {
                 Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(stored)))
             }
@@ -288,7 +288,7 @@ impl Decoder {
     /// Reads what follows the compressed stream, since the digest covers it, and gives the digest.
     fn finish(self) -> io::Result<Option<Digest>> {
         let stored = match self {
-            Decoder::Plain(r) => r,
+            Decoder::Plain(r) => *r,
             Decoder::Gzip(r) => r.into_inner(),
             Decoder::Zstd(r) => r.finish(),
         };

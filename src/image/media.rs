@@ -16,7 +16,7 @@ pub const MAX_NESTING: usize = 4;
 /// An image index or an image manifest.
 #[derive(Debug)]
 pub enum Document {
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
     Manifest(Box<ImageManifest>),
 }
 
@@ -158,7 +158,7 @@ pub fn document(name: &str, json: &[u8]) -> Result<Document> {
     };
     if index {
         serde_json::from_slice(json)
-            .map(Document::Index)
+            .map(|index| Document::Index(Box::new(index)))
             .map_err(bad)
     } else {
         serde_json::from_slice(json)

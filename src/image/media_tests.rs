@@ -1,6 +1,6 @@
 use super::*;
 
-fn index(platforms: &[&str]) -> ImageIndex {
+fn index(platforms: &[&str]) -> Box<ImageIndex> {
     let manifests: Vec<_> = platforms
         .iter()
         .enumerate()

@@ -108,7 +108,7 @@ pub struct Image {
 }
 
 enum Found {
-    Image(Image),
+    Image(Box<Image>),
     /// A plain archive of a root, compressed or not.
     Root(Layer),
 }
@@ -253,7 +253,7 @@ fn find(
             }
         }
     };
-    Ok(Found::Image(image))
+    Ok(Found::Image(Box::new(image)))
 }
 
 /// Makes config.json's text, and in the tree what it needs.

@@ -179,8 +179,11 @@ async fn connect(reference: &Reference) -> Result<Remote> {
     };
     // On loopback nobody listens in: what speaks no TLS there may speak plain HTTP, as Docker has
     // it. Anywhere else that would hand credentials and trust to the network.
+    // A server whose certificate is wrong does speak TLS: no way around that.
     let no_tls = match &secure {
-        OciDistributionError::RequestError(e) => e.is_connect(),
+        OciDistributionError::RequestError(e) => {
+            e.is_connect() && !with_causes(e).contains("certificate")
+        }
         _ => false,
     };
     if !(loopback && no_tls) {
@@ -300,21 +303,25 @@ impl Remote {
     /// Brings a blob into the store. What an earlier pull left is kept and gone on from; a lost
     /// connection too.
     async fn download(&self, blob: &LayerRef, store: &Store, progress: &Progress) -> Result<()> {
-        let mut waited = false;
+        if store.has(&blob.digest, Some(blob.size)) {
+            return Ok(());
+        }
+        let name = blob.digest.short();
+        let bar = progress.download(name, blob.size);
         let mut partial = loop {
             match store.partial(&blob.digest, blob.size)? {
-                Claim::Here => return Ok(()),
+                Claim::Here => {
+                    bar.done();
+                    return Ok(());
+                }
                 Claim::Mine(partial) => break partial,
                 Claim::Busy => {
-                    if !waited && blob.size > MAX_DOCUMENT {
-                        log_wait(&blob.digest);
-                    }
-                    waited = true;
+                    bar.message("waiting");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         };
-        let bar = progress.download(blob.digest.short(), blob.size);
+        bar.message(name);
         let mut attempt = 0;
         while partial.length() < blob.size {
             let before = partial.length();
@@ -398,14 +405,6 @@ enum Failure {
     Ours(Error),
 }
 
-fn log_wait(digest: &Digest) {
-    // Said once, so that a person knows why nothing moves.
-    eprintln!(
-        "gpucell: {}: another pull downloads it; waiting",
-        digest.short()
-    );
-}
-
 async fn pause(attempt: u32) {
     tokio::time::sleep(Duration::from_millis(250 << attempt.min(6))).await;
 }
@@ -486,19 +485,21 @@ fn is_passing(error: &OciDistributionError) -> bool {
     }
 }
 
+/// An error's text with all causes: reqwest's own stops before the one that matters.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// A client's error in one line that says what to do.
 fn explain(name: &str, error: OciDistributionError) -> Error {
     let text = match &error {
-        OciDistributionError::RequestError(e) => {
-            // reqwest's own text stops before the cause.
-            let mut text = e.to_string();
-            let mut cause = std::error::Error::source(e);
-            while let Some(e) = cause {
-                text = format!("{text}: {e}");
-                cause = e.source();
-            }
-            text
-        }
+        OciDistributionError::RequestError(e) => with_causes(e),
         OciDistributionError::UnauthorizedError { .. }
         | OciDistributionError::AuthenticationFailure(_) => {
             "the registry refuses access: it does not exist, is private, or the login is wrong \

@@ -9,7 +9,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -44,11 +44,24 @@ impl Store {
 
     /// Opens the store at `root`, made where missing.
     pub fn open(root: &Path) -> Result<Self> {
-        for folder in ["blobs/sha256", "blobs/sha512", "partial", "tmp"] {
+        // The root may hold more than blobs, which others may reach; blobs of private images are
+        // for their owner only.
+        for (folder, mode) in [
+            ("", 0o711),
+            ("blobs", 0o700),
+            ("blobs/sha256", 0o700),
+            ("blobs/sha512", 0o700),
+            ("partial", 0o700),
+            ("tmp", 0o700),
+        ] {
             let path = root.join(folder);
-            fs::create_dir_all(&path).map_err(|e| {
-                Error::step("make the store's folder", path.display().to_string(), e)
-            })?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(&path)
+                .map_err(|e| {
+                    Error::step("make the store's folder", path.display().to_string(), e)
+                })?;
         }
         Ok(Store {
             root: root.to_path_buf(),

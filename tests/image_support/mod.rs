@@ -426,6 +426,38 @@ pub struct Registry {
 impl Registry {
     /// `htpasswd`: lines of a password file, for basic authentication.
     pub fn start(htpasswd: Option<&str>) -> Self {
+        Self::serve(htpasswd, None)
+    }
+
+    /// A registry with TLS, for 127.0.0.1; the certificate that signs for it.
+    pub fn with_tls() -> (Self, PathBuf) {
+        let dir = tempfile::tempdir().unwrap().keep();
+        let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+        run(Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+            ])
+            .args(["-nodes", "-days", "2", "-subj", "/CN=test", "-addext"])
+            .arg("subjectAltName=IP:127.0.0.1")
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&cert));
+        let tls = format!(
+            "tls: {{certificate: {}, key: {}}}",
+            cert.display(),
+            key.display()
+        );
+        (Self::serve(None, Some(&tls)), cert)
+    }
+
+    fn serve(htpasswd: Option<&str>, tls: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
@@ -449,8 +481,9 @@ impl Registry {
             format!(
                 "version: 0.1\nlog: {{level: error}}\n\
                  storage: {{filesystem: {{rootdirectory: {}}}}}\n\
-                 http: {{addr: '127.0.0.1:{port}'}}\n{auth}",
-                dir.path().join("data").display()
+                 http: {{addr: '127.0.0.1:{port}'{}}}\n{auth}",
+                dir.path().join("data").display(),
+                tls.map_or(String::new(), |tls| format!(", {tls}"))
             ),
         )
         .unwrap();
