@@ -315,6 +315,45 @@ fn debian_equals_umoci_and_is_no_slower() {
     race("Debian", &layout, "v1", dir.path());
 }
 
+#[test]
+fn a_killed_pull_leaves_no_half_bundle() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut layout = Layout::new(dir.path().join("layout"));
+    let mut layer = Layer::new();
+    for i in 0..5000 {
+        layer = layer.file(&format!("d{}/f{i}", i % 50), "some content");
+    }
+    layout.simple("x", vec![layer]);
+    let source = format!("oci:{}:x", layout.dir.display());
+    let (store, bundle) = (dir.path().join("store"), dir.path().join("bundle"));
+    let mut killed = 0;
+    for round in 1..=8 {
+        let mut child = pull(&store).arg(&source).arg(&bundle).spawn().unwrap();
+        // Into the middle of the unpacking, at a different place each time.
+        let started = Instant::now();
+        while !bundle.join(".unpacking/rootfs/d0").exists() && started.elapsed().as_secs() < 5 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(3 * round));
+        child.kill().unwrap();
+        if child.wait().unwrap().success() {
+            fs::remove_dir_all(&bundle).unwrap();
+            continue;
+        }
+        killed += 1;
+        // Whole or not at all (the kill may come between the last rename and the exit).
+        if bundle.join("rootfs").exists() {
+            assert!(bundle.join("config.json").exists());
+            assert_eq!(fs::read_dir(bundle.join("rootfs")).unwrap().count(), 50);
+            fs::remove_dir_all(&bundle).unwrap();
+        }
+    }
+    assert!(killed > 0, "no pull was caught half-way");
+    run(pull(&store).arg(&source).arg(&bundle));
+    assert!(!bundle.join(".unpacking").exists());
+    assert_eq!(fs::read_dir(bundle.join("rootfs")).unwrap().count(), 50);
+}
+
 /// conda keeps each package's files in pkgs/ and links them to their places.
 #[test]
 fn conda_shaped_hard_links_equal_umoci() {

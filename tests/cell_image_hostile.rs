@@ -492,7 +492,13 @@ fn a_user_makes_no_devices() {
                 ..Item::default()
             })
             .file("closed/inside", "x")
-            .file("after", "y")
+            .item(Item {
+                name: b"after",
+                data: b"y",
+                mode: 0o400,
+                xattrs: &[("user.a", b"1")],
+                ..Item::default()
+            })
     };
     let mut layout = Layout::new(scene.dir.path().join("layout"));
     layout.simple("x", vec![device(), Layer::new().file("closed/more", "z")]);
@@ -531,6 +537,11 @@ fn a_user_makes_no_devices() {
     let closed = root.join("closed").metadata().unwrap();
     assert_eq!((closed.mode() & 0o7777, closed.uid()), (0o555, 65534));
     assert_eq!(fs::read(root.join("closed/more")).unwrap(), b"z");
+    let after = &image_support::tree(&root)[Path::new("after")];
+    assert!(
+        after.starts_with("mode=100400") && after.contains("user.a"),
+        "{after}"
+    );
     // It can be replaced, closed folders and all.
     run(&mut command(&["--skip-devices", "--force"]));
     scene.unharmed();

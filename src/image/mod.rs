@@ -235,6 +235,10 @@ fn find(
             }));
         }
         Source::Stdin => {
+            use std::io::IsTerminal;
+            if std::io::stdin().is_terminal() {
+                return Err(Error::msg("standard input is a terminal, not an archive"));
+            }
             let name = "standard input".to_string();
             let input = Box::new(std::io::stdin());
             let archive = Arc::new(Archive::spool(name.clone(), input, store, &request.limits)?);
@@ -352,13 +356,15 @@ impl Bundle {
             |what: &str, e| Error::step("finish", format!("{}/{what}", self.path.display()), e);
         let written = staging.dir.join("config.json");
         fs::write(&written, config).map_err(|e| failed("config.json", e))?;
+        fs::rename(&written, self.path.join("config.json"))
+            .map_err(|e| failed("config.json", e))?;
+        // Last: a bundle with a root file system is complete.
         let rootfs = self.path.join("rootfs");
-        let old = staging.dir.join("old");
         if fs::symlink_metadata(&rootfs).is_ok() {
+            let old = staging.dir.join("old");
             fs::rename(&rootfs, &old).map_err(|e| failed("rootfs", e))?;
         }
-        fs::rename(&staging.root, &rootfs).map_err(|e| failed("rootfs", e))?;
-        fs::rename(&written, self.path.join("config.json")).map_err(|e| failed("config.json", e))
+        fs::rename(&staging.root, &rootfs).map_err(|e| failed("rootfs", e))
     }
 }
 

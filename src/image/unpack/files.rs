@@ -26,16 +26,22 @@ impl Unpacker {
             rustix::fs::fchown(&file, Some(uid), Some(gid))
                 .map_err(|e| attrs::not_owned(entry, path, e))?;
         }
-        if !self.exact(entry.mode) {
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))
-                .map_err(|e| Error::step("set the mode of", show(path), e))?;
-        }
         for (key, value) in &entry.xattrs {
             let set = || rustix::fs::fsetxattr(&file, &key[..], value, XattrFlags::empty());
             self.xattr(path, key, set)?;
         }
+        if !self.exact(entry.mode) || self.opened_up(entry) {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))
+                .map_err(|e| Error::step("set the mode of", show(path), e))?;
+        }
         rustix::fs::futimens(&file, &attrs::stamps(entry.mtime))
             .map_err(|e| Error::step("set the time of", show(path), e))
+    }
+
+    /// Whether the file must be made with more permissions than it keeps: fsetxattr(2) goes by the
+    /// file's mode, not by the descriptor's.
+    fn opened_up(&self, entry: &Entry) -> bool {
+        !self.privileged && !entry.xattrs.is_empty()
     }
 
     /// A new file, never an existing one: what is in its place is unlinked first, so that other
@@ -44,8 +50,10 @@ impl Unpacker {
         let (_, name) = split(path);
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // With write permission missing the descriptor can still be written to.
-        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        // With write permission missing the descriptor can still be written to, but only root could
+        // set attributes.
+        let more = if self.opened_up(entry) { 0o600 } else { 0 };
+        let mode = Mode::from_raw_mode(entry.mode & 0o777 | more);
         let open = || rustix::fs::openat(&parent.fd, name, flags, mode);
         let failed = |e| Error::step("make file", show(path), e);
         match open() {

@@ -4,7 +4,7 @@
 //! name is looked up by [`dirs`]; nothing here sees a path of the host. It never reads a layer's
 //! compression or digest ([`super::inflate`]).
 //!
-//! The order of work on a file is open, write, owner, mode, attributes, times: chown(2) clears the
+//! The order of work on a file is open, write, owner, attributes, mode, times: chown(2) clears the
 //! set-id bits and file capabilities, and a write changes the times. Times of directories are set
 //! at the very end, since every entry made in a directory changes them.
 
