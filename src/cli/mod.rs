@@ -5,6 +5,7 @@
 
 mod lifecycle;
 mod log;
+pub mod pull;
 
 use crate::cell::Store;
 use crate::{Error, Result};
@@ -100,6 +101,7 @@ enum Command {
     Delete(lifecycle::Delete),
     /// List cells
     List(lifecycle::List),
+    Pull(pull::Args),
 }
 
 /// Name under which runc's reading of `run` is parsed.
@@ -158,6 +160,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Kill(a) => a.run(g)?,
         Command::Delete(a) => a.run(g)?,
         Command::List(a) => a.run(g)?,
+        Command::Pull(a) => pull::run(a).map(|()| 0)?,
     })
 }
 

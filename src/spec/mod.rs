@@ -6,6 +6,7 @@
 //! file.
 
 pub mod check;
+pub mod default;
 pub mod edit;
 pub mod load;
 pub mod lower;
