@@ -3,6 +3,9 @@
 //! Owns the top level: global flags, which of two readings `run` and `exec` get (runc's or a
 //! person's), how errors are shown, and exit codes.
 
+pub mod flags;
+pub mod init;
+pub mod units;
 mod lifecycle;
 mod log;
 pub mod pull;
