@@ -93,7 +93,7 @@ mod tests {
         assert!(!is_static(&elf(&[1, 3, 4])));
         assert!(!is_static(&elf(&[])));
         assert!(!is_static(b"#!/bin/sh\n"));
-        assert!(!is_static(&elf(&[1])[..70]));
+        assert!(!is_static(&elf(&[1])[..66]));
         let mut wild = elf(&[1]);
         wild[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(!is_static(&wild));

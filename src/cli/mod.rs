@@ -5,7 +5,9 @@
 
 pub mod flags;
 pub mod init;
+pub mod out;
 pub mod units;
+pub mod doctor;
 mod lifecycle;
 mod log;
 pub mod pull;
