@@ -203,7 +203,7 @@ fn process() {
         (
             "-u aiuser",
             &[
-                "= user 1000:1001 groups [44] (-u aiuser)",
+                "= user 1000:1001 groups [1001, 44] (-u aiuser)",
                 "+ env HOME=/home/aiuser (-u aiuser)",
                 "= capabilities CAP_CHOWN CAP_KILL (bounding only: the user is not root) (-u aiuser)",
             ],
@@ -211,7 +211,7 @@ fn process() {
         (
             "-u 1:1",
             &[
-                "= user 1:1 (-u 1:1)",
+                "= user 1:1 groups [1] (-u 1:1)",
                 "+ env HOME=/ (-u 1:1)",
                 "= capabilities CAP_CHOWN CAP_KILL (bounding only: the user is not root) (-u 1:1)",
             ],

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Capability;
 
+use crate::cell::Store;
 use crate::cli::{init, units};
 use crate::spec::edit::{HostNode, host_node};
 use crate::sys::fd;
@@ -74,8 +75,8 @@ pub trait Host {
 pub struct Live {
     /// The rootfs of the bundle.
     pub rootfs: PathBuf,
-    /// `--root`: where the state of cells is.
-    pub state: PathBuf,
+    /// The other cells; `None`: none can be named.
+    pub cells: Option<Store>,
     /// Where named volumes are.
     pub volumes: PathBuf,
 }
@@ -210,8 +211,17 @@ impl Host for Live {
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
     }
 
-    fn namespace_of(&self, cell: &str, _namespace: &str) -> Result<PathBuf> {
-        Err(Error::msg(format!("No such container: {cell}")))
+    fn namespace_of(&self, cell: &str, namespace: &str) -> Result<PathBuf> {
+        let Some(cells) = &self.cells else {
+            return Err(Error::msg(format!("No such container: {cell}")));
+        };
+        let saved = cells.load(cell)?;
+        if !saved.alive() {
+            return Err(Error::msg(format!(
+                "cannot join namespace of a non running container: {cell}"
+            )));
+        }
+        Ok(PathBuf::from(format!("/proc/{}/ns/{namespace}", saved.pid)))
     }
 
     fn find_init(&self) -> Result<PathBuf> {

@@ -111,6 +111,11 @@ fn user(flags: &Flags, spec: &Spec, host: &dyn Host, out: &mut Vec<Edit>) -> Res
         let passwd = host.root_file("/etc/passwd")?.unwrap_or_default();
         let old_home = user::home_of(user.uid, &passwd).map(str::to_owned);
         user = user::resolve(text, &passwd, &group)?;
+        // The primary group is listed too: without it a process could drop it and slip past a deny
+        // entry for the group (CVE-2022-36109).
+        let primary = user.gid;
+        user.groups.retain(|gid| *gid != primary);
+        user.groups.insert(0, primary);
         let reason = format!("-u {text}");
         out.push(Edit::new(
             reason.clone(),
