@@ -43,7 +43,8 @@ fn commands() {
         spec.process().clone().unwrap().args().clone().unwrap()
     };
     // (flags, command, entrypoint of the image) → args
-    let rows: &[(&str, &[&str], Option<&[&str]>, &[&str])] = &[
+    type Row<'a> = (&'a str, &'a [&'a str], Option<&'a [&'a str]>, &'a [&'a str]);
+    let rows: &[Row] = &[
         ("", &[], None, &["sh"]),
         ("", &["ls", "-l"], None, &["ls", "-l"]),
         ("", &["-l"], Some(&["ls"]), &["ls", "-l"]),

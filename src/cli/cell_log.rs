@@ -91,7 +91,10 @@ impl Writer {
         let rest = self.rest_of(stream);
         while !data.is_empty() {
             let room = PIECE.saturating_sub(rest.len());
-            let end = data.iter().position(|b| *b == b'\n').filter(|end| *end <= room);
+            let end = data
+                .iter()
+                .position(|b| *b == b'\n')
+                .filter(|end| *end <= room);
             if let Some(end) = end {
                 let (line, tail) = data.split_at(end);
                 rest.extend(line);
@@ -350,7 +353,8 @@ mod tests {
         assert_eq!(next(&mut reader).unwrap(), "first");
         assert_eq!(next(&mut reader), None);
         for i in 0..5 {
-            log.push(Stream::Out, format!("line {i}\n").as_bytes()).unwrap();
+            log.push(Stream::Out, format!("line {i}\n").as_bytes())
+                .unwrap();
         }
         // 200 bytes hold three entries: one turn, the follower misses nothing.
         for i in 0..5 {
@@ -367,7 +371,14 @@ mod tests {
 
     #[test]
     fn what_is_no_entry() {
-        for line in ["", "\n", "x\n", "t stdout F", "t stdlog F x\n", "t stdout Q x\n"] {
+        for line in [
+            "",
+            "\n",
+            "x\n",
+            "t stdout F",
+            "t stdlog F x\n",
+            "t stdout Q x\n",
+        ] {
             assert_eq!(Entry::parse(line.as_bytes()), None, "{line:?}");
         }
         let entry = Entry::parse(b"t stderr F a b  c\n").unwrap();

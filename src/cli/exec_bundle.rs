@@ -1,9 +1,8 @@
 //! `gpucell exec BUNDLE/ [flags] [--] [command…]`: a bundle run in place.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser};
+use clap::Args;
 
 use super::flags::{Context, Flags};
 use super::launch::{Bundle, Launch, failure, furnish, resolve};
@@ -17,11 +16,9 @@ Examples:
   gpucell exec bundles/miniconda/ --memory 4g --cpus 2 -- python train.py
   gpucell exec -it -v ./work:/home/aiuser/workspace:idmap bundles/miniconda/ bash
   gpucell exec -d --name nightly bundles/job/ && gpucell logs -f nightly
+";
 
-With an id instead of a folder, exec enters a running cell as runc does:
-  gpucell exec nightly ps aux";
-
-/// Run a bundle in place, or enter a running cell
+/// Run a bundle in place
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct ExecBundle {
@@ -30,38 +27,12 @@ pub struct ExecBundle {
     /// Where logs and volumes are kept [default: /var/lib/gpucell, or $XDG_DATA_HOME/gpucell as a user]
     #[arg(long, value_name = "DIR", help_heading = "Cell")]
     store: Option<PathBuf>,
-    /// The bundle's folder (with a / in it; a name without is a running cell)
+    /// The bundle's folder, with a / in it
     #[arg(value_name = "BUNDLE/")]
     bundle: PathBuf,
     /// The program and its arguments, instead of the bundle's own
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     command: Vec<String>,
-}
-
-/// For reading a command line on trial.
-#[derive(Parser)]
-#[command(disable_help_flag = true)]
-struct Trial {
-    #[command(flatten)]
-    args: ExecBundle,
-}
-
-/// Whether the words after `exec` name a bundle rather than a running cell: the operand has a slash in
-/// it. When they can't be read (a wrong flag), any word that is a bundle's path counts.
-pub fn names_bundle(words: &[OsString]) -> bool {
-    let argv = std::iter::once(OsString::from("exec")).chain(words.iter().cloned());
-    match Trial::try_parse_from(argv) {
-        Ok(trial) => is_path(&trial.args.bundle),
-        Err(_) => words
-            .iter()
-            .take_while(|w| *w != "--")
-            .map(Path::new)
-            .any(|w| is_path(w) && w.join("config.json").exists()),
-    }
-}
-
-fn is_path(operand: &Path) -> bool {
-    operand.to_string_lossy().contains('/')
 }
 
 impl ExecBundle {
@@ -72,6 +43,13 @@ impl ExecBundle {
     }
 
     fn start(self, g: &Globals, set: &Setting) -> Result<Ready> {
+        // A name without a slash is kept for cells, as runc's exec takes them.
+        if !self.bundle.to_string_lossy().contains('/') {
+            let name = self.bundle.display();
+            return Err(Error::msg(format!(
+                "{name} is no bundle's path: write ./{name} or {name}/"
+            )));
+        }
         let bundle = Bundle::read(&self.bundle)?;
         log::warnings(g, &bundle.warnings);
         let from = bundle.path.to_string_lossy().into_owned();
@@ -152,13 +130,26 @@ impl Ready {
 /// The parts `explain` needs.
 impl ExecBundle {
     pub(super) fn parts(&self) -> (&Flags, &Path, &[String], Option<&PathBuf>) {
-        (&self.flags, &self.bundle, &self.command, self.store.as_ref())
+        (
+            &self.flags,
+            &self.bundle,
+            &self.command,
+            self.store.as_ref(),
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    #[command(disable_help_flag = true)]
+    struct Trial {
+        #[command(flatten)]
+        args: ExecBundle,
+    }
 
     fn parse(words: &[&str]) -> ExecBundle {
         let argv = std::iter::once("exec").chain(words.iter().copied());
@@ -182,28 +173,6 @@ mod tests {
         }
         let it = parse(&["-it", "--rm", "b/", "sh"]);
         assert!(it.flags.interactive && it.flags.tty && it.flags.rm);
-    }
-
-    #[test]
-    fn bundles_and_ids() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("config.json"), "{}").unwrap();
-        let real = dir.path().to_str().unwrap();
-        let rows: &[(&[&str], bool)] = &[
-            (&["bundles/x", "ls"], true),
-            (&["./x", "-m", "4g"], true),
-            (&["-m", "4g", "x/"], true),
-            (&["x", "ls", "/tmp"], false),
-            (&["-t", "x", "/bin/sh"], false),
-            (&["--process", "/tmp/p.json", "--detach", "x"], false),
-            (&["--no-such-flag", "--", real], false),
-            (&[real, "--no-such-flag"], true),
-            (&[], false),
-        ];
-        for (words, want) in rows {
-            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-            assert_eq!(names_bundle(&words), *want, "{words:?}");
-        }
     }
 
     #[test]

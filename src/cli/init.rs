@@ -50,9 +50,10 @@ fn read_head(path: &std::path::Path) -> Option<Vec<u8>> {
 /// program header of type PT_INTERP). Program headers stand right behind the ELF header.
 fn is_static(head: &[u8]) -> bool {
     const PT_INTERP: u32 = 3;
-    let half = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
-    let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
-    let long = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
+    let bytes = |at: usize, len: usize| head.get(at..at.checked_add(len)?);
+    let half = |at| Some(u16::from_le_bytes(bytes(at, 2)?.try_into().ok()?));
+    let word = |at| Some(u32::from_le_bytes(bytes(at, 4)?.try_into().ok()?));
+    let long = |at| Some(u64::from_le_bytes(bytes(at, 8)?.try_into().ok()?));
     // 64-bit, little endian: all that gpucell is built for.
     if head.get(..6) != Some(&[0x7f, b'E', b'L', b'F', 2, 1]) {
         return false;

@@ -80,7 +80,10 @@ pub fn resolve(
     let host = set.host(&bundle.rootfs);
     let mut spec = ctx.spec.clone();
     edit::apply(&mut spec, &before)?;
-    let ctx = Context { spec: &spec, ..*ctx };
+    let ctx = Context {
+        spec: &spec,
+        ..*ctx
+    };
     let mut high = raise(flags, &ctx, &host)?;
     let mut out = spec.clone();
     edit::apply(&mut out, &high.edits)?;
@@ -165,8 +168,7 @@ impl Launch<'_> {
     fn background(self) -> Result<i32, Failure> {
         let id = self.opts.id.clone();
         let pipe = std::io::pipe();
-        let (mut answer, report) =
-            pipe.map_err(|e| failure(Error::step("make", "pipe", e)))?;
+        let (mut answer, report) = pipe.map_err(|e| failure(Error::step("make", "pipe", e)))?;
         match daemon::fork().map_err(|e| failure(Error::step("fork", "monitor", e)))? {
             daemon::Side::Child => {
                 drop(answer);
@@ -211,11 +213,14 @@ pub fn null() -> Result<File> {
 
 /// What is said when a cell died of its memory limit.
 pub fn oom_line(oom: &OomInfo) -> String {
-    let peak = oom
-        .peak
-        .map_or_else(String::new, |p| format!(" (peak {})", units::human_exact(p)));
+    let peak = oom.peak.map_or_else(String::new, |p| {
+        format!(" (peak {})", units::human_exact(p))
+    });
     match oom.limit {
-        Some(limit) => format!("cell killed by its memory limit {}{peak}", units::human(limit)),
+        Some(limit) => format!(
+            "cell killed by its memory limit {}{peak}",
+            units::human(limit)
+        ),
         None => format!("cell killed by the kernel: the machine ran out of memory{peak}"),
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::cell_log::{self, Entry, Reader, Stream};
 use super::Globals;
+use super::cell_log::{self, Entry, Reader, Stream};
 use crate::cell::{Status, Store};
 use crate::{Error, Result};
 
@@ -87,7 +87,10 @@ impl Logs {
 /// The folder that holds the cell's log: among those that go with the cell.
 fn log_dir(store: &Store, name: &str) -> Result<PathBuf> {
     let saved = store.load(name)?;
-    let found = saved.remove.iter().find(|dir| dir.join(cell_log::NAME).exists());
+    let found = saved
+        .remove
+        .iter()
+        .find(|dir| dir.join(cell_log::NAME).exists());
     found.cloned().ok_or_else(|| {
         Error::msg(format!(
             "cell {name:?} has no log: only a detached one (run -d, exec -d) has"

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use crate::cell::Store;
 use crate::cgroup::Driver;
+use crate::cli::Globals;
 use crate::cli::flags::{EtcFile, Flags, Live};
-use crate::{Error, Result};
+use crate::{Error, Result, image};
 
 /// Where cells and their data are: from the global flags.
 #[derive(Debug, Clone)]
@@ -27,6 +28,15 @@ pub struct Setting {
 }
 
 impl Setting {
+    /// From the global flags, and `--store` or this user's default.
+    pub fn new(globals: &Globals, store: Option<PathBuf>) -> Self {
+        Setting {
+            cells: globals.store(),
+            data: store.unwrap_or_else(image::store::Store::default_path),
+            driver: globals.driver(),
+        }
+    }
+
     /// Folder of a cell's log and writable layer.
     pub fn cell_data(&self, id: &str) -> PathBuf {
         self.data.join("cells").join(id)
@@ -57,11 +67,21 @@ pub fn cell_name(flags: &Flags, from: &str, suffix: Option<u32>) -> Result<Strin
         crate::cell::store::check_id(name)?;
         return Ok(name.clone());
     }
-    let last = from.trim_end_matches('/').rsplit('/').next().unwrap_or(from);
+    let last = from
+        .trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or(from);
     let last = last.split(['@', ':']).next().unwrap_or(last);
     let mut name: String = last
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "_.-".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
         .take(40)
         .collect();
     if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
@@ -95,7 +115,11 @@ impl Folders {
         let show = path.display().to_string();
         let failed = |e| Error::step("make", show.clone(), e);
         if let Some(parent) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(failed)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(parent)
+                .map_err(failed)?;
         }
         let make = || fs::DirBuilder::new().mode(mode).create(&path);
         match make() {
@@ -199,9 +223,9 @@ pub fn hold_bundle(bundle: &Path, how: Hold) -> Result<File> {
                 "bundle {show} is in use by another cell or a pull; `gpucell run {show}` gives every \
                  cell a writable layer of its own, and --read-only lets cells share it"
             ),
-            Hold::Shared => format!(
-                "bundle {show} is in use by a cell that writes to it, or by a pull"
-            ),
+            Hold::Shared => {
+                format!("bundle {show} is in use by a cell that writes to it, or by a pull")
+            }
         })),
         Err(fs::TryLockError::Error(e)) => Err(Error::step("lock bundle", show, e)),
     }
@@ -278,7 +302,7 @@ mod tests {
         assert!(!path.exists());
         let mut folders = Folders::default();
         folders.make(&set, "a", path.clone(), 0o700).unwrap();
-        assert_eq!(folders.list(), [path.clone()]);
+        assert_eq!(folders.list(), std::slice::from_ref(&path));
         folders.keep();
         assert!(path.is_dir());
     }
@@ -289,7 +313,11 @@ mod tests {
         let set = setting(dir.path());
         let path = set.cell_data("a");
         fs::create_dir_all(path.join("upper")).unwrap();
-        let make = || Folders::default().make(&set, "a", path.clone(), 0o700).map(drop);
+        let make = || {
+            Folders::default()
+                .make(&set, "a", path.clone(), 0o700)
+                .map(drop)
+        };
         make().unwrap();
         fs::create_dir_all(path.join("upper")).unwrap();
         fs::write(path.join("upper/data"), "x").unwrap();
@@ -307,7 +335,9 @@ mod tests {
         drop(alone);
         let one = hold_bundle(dir.path(), Hold::Shared).unwrap();
         let two = hold_bundle(dir.path(), Hold::Shared).unwrap();
-        let refused = hold_bundle(dir.path(), Hold::Alone).unwrap_err().to_string();
+        let refused = hold_bundle(dir.path(), Hold::Alone)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("gpucell run"), "{refused}");
         drop((one, two));
     }

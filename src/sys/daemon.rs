@@ -44,7 +44,9 @@ pub fn null_stdio() -> Sys<()> {
         .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
     for fd in 0..3 {
         // SAFETY: plain descriptors; nothing of ours owns 0, 1 and 2.
-        check(libc::c_long::from(unsafe { libc::dup2(null.as_raw_fd(), fd) }))?;
+        check(libc::c_long::from(unsafe {
+            libc::dup2(null.as_raw_fd(), fd)
+        }))?;
     }
     Ok(())
 }
