@@ -16,7 +16,7 @@ mod device;
 mod device_v1;
 mod dir;
 mod filter;
-mod host;
+pub mod host;
 mod limits;
 mod oom;
 mod path;

@@ -3,9 +3,25 @@
 //! Owns the top level: global flags, which of two readings `run` and `exec` get (runc's or a
 //! person's), how errors are shown, and exit codes.
 
+pub mod cell_log;
+mod docs;
+mod doctor;
+mod exec_bundle;
+mod explain;
+pub mod flags;
+mod images;
+mod init;
+mod launch;
 mod lifecycle;
 mod log;
+mod logs;
+mod monitor;
+mod out;
+mod people;
 pub mod pull;
+mod run_image;
+pub mod units;
+mod volume;
 
 use crate::cell::Store;
 use crate::{Error, Result};
@@ -102,6 +118,13 @@ enum Command {
     /// List cells
     List(lifecycle::List),
     Pull(pull::Args),
+    Exec(exec_bundle::ExecBundle),
+    Run(run_image::RunImage),
+    Explain(explain::Explain),
+    Logs(logs::Logs),
+    Doctor(doctor::Doctor),
+    Completions(docs::Completions),
+    Man(docs::Man),
 }
 
 /// Name under which runc's reading of `run` is parsed.
@@ -161,6 +184,13 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Delete(a) => a.run(g)?,
         Command::List(a) => a.run(g)?,
         Command::Pull(a) => pull::run(a).map(|()| 0)?,
+        Command::Exec(a) => a.run(g)?,
+        Command::Run(a) => a.run(g)?,
+        Command::Explain(a) => a.run(g)?,
+        Command::Logs(a) => a.run(g)?,
+        Command::Doctor(a) => doctor::run(&a)?,
+        Command::Completions(a) => a.run(Cli::command())?,
+        Command::Man(a) => a.run(Cli::command())?,
     })
 }
 

@@ -7,6 +7,7 @@
 pub mod bpf;
 pub mod clone;
 pub mod cred;
+pub mod daemon;
 pub mod dir;
 pub mod fd;
 pub mod misc;

@@ -123,6 +123,19 @@ fn mount(f: &mut fmt::Formatter<'_>, m: &Mount) -> fmt::Result {
     if let Some(options) = m.options().as_ref().filter(|o| !o.is_empty()) {
         write!(f, " {}", options.join(","))?;
     }
+    for (what, maps) in [("uid", m.uid_mappings()), ("gid", m.gid_mappings())] {
+        for map in maps.iter().flatten() {
+            write!(
+                f,
+                " {what} {} shown as {}",
+                map.container_id(),
+                map.host_id()
+            )?;
+            if map.size() > 1 {
+                write!(f, " ({} ids)", map.size())?;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -131,7 +144,7 @@ fn capabilities(f: &mut fmt::Formatter<'_>, caps: &LinuxCapabilities) -> fmt::Re
         .bounding()
         .iter()
         .flatten()
-        .map(ToString::to_string)
+        .map(|cap| format!("CAP_{cap}"))
         .collect();
     names.sort_unstable();
     if names.is_empty() {
