@@ -71,3 +71,19 @@ need_rust() {
   fi
   command -v cc >/dev/null && [ -e /usr/include/stdio.h ] || need_debs gcc libc6-dev
 }
+
+# The runtime that scripts use: $GPUCELL, else the newest one built here, else it is built.
+gpucell_program() {
+  local release debug
+  release=$(programs release)/gpucell debug=$(programs debug)/gpucell
+  if [ -n "${GPUCELL:-}" ]; then
+    [ -x "$GPUCELL" ] || die "GPUCELL is $GPUCELL, which is no program"
+    say "$GPUCELL"
+  elif [ -x "$release" ] && [ ! "$debug" -nt "$release" ]; then say "$release"
+  elif [ -x "$debug" ]; then say "$debug"
+  else
+    need_rust >&2
+    (cd "$REPO" && cargo build --release --locked --quiet) >&2
+    say "$release"
+  fi
+}
