@@ -36,7 +36,11 @@ tasks N                starts up to N processes that sleep; prints how many ther
 sleep SECONDS          sleeps
 signals                prints `ready`, then each signal received; ends on TERM or INT with 128+n
 fd FD                  is this descriptor open?
+cost-fork PROGRAM N, cost-fault SIZE SECONDS, cost-open FILE N, cost-read FILE SECONDS, cost-throttle SECONDS
+                       what these cost here (scripts/bench kernel)
 ";
+
+mod cost;
 
 mod sys {
     //! The few calls of libc that std has no word for. Each is a plain C function.
@@ -186,7 +190,7 @@ fn run(command: &str, rest: &[&str]) -> io::Result<i32> {
             } else {
                 1
             };
-            let (used, wall) = spin(Duration::from_secs_f64(number(rest, 0)?), threads);
+            let (used, wall) = spin(seconds(rest, 0)?, threads);
             writeln!(
                 out,
                 "used {used:.3}\nwall {wall:.3}\npercent {:.1}",
@@ -199,7 +203,7 @@ fn run(command: &str, rest: &[&str]) -> io::Result<i32> {
         }
         "sleep" => {
             drop(out);
-            thread::sleep(Duration::from_secs_f64(number(rest, 0)?));
+            thread::sleep(seconds(rest, 0)?);
         }
         "signals" => {
             drop(out);
@@ -209,6 +213,27 @@ fn run(command: &str, rest: &[&str]) -> io::Result<i32> {
             let open = sys::fcntl(number(rest, 0)? as i32, 1 /* F_GETFD */) != -1;
             writeln!(out, "{}", if open { "open" } else { "closed" })?;
         }
+        "cost-fork" => writeln!(
+            out,
+            "{}",
+            cost::fork_exec(word(rest, 0)?, number(rest, 1)? as usize)?
+        )?,
+        "cost-fault" => writeln!(
+            out,
+            "{}",
+            cost::fault(size(word(rest, 0)?)?, seconds(rest, 1)?)
+        )?,
+        "cost-open" => writeln!(
+            out,
+            "{}",
+            cost::open_read(word(rest, 0)?, number(rest, 1)? as usize)?
+        )?,
+        "cost-read" => writeln!(
+            out,
+            "{}",
+            cost::read_file(word(rest, 0)?, seconds(rest, 1)?)?
+        )?,
+        "cost-throttle" => writeln!(out, "{}", cost::throttle(seconds(rest, 0)?))?,
         "help" => write!(out, "{HELP}")?,
         other => {
             eprintln!("hello: no command '{other}'; hello help lists them");
@@ -234,6 +259,10 @@ fn number(rest: &[&str], i: usize) -> io::Result<f64> {
     } else {
         Err(io::Error::other("out of range"))
     }
+}
+
+fn seconds(rest: &[&str], i: usize) -> io::Result<Duration> {
+    Duration::try_from_secs_f64(number(rest, i)?).map_err(io::Error::other)
 }
 
 /// Bytes, from a number with an optional k, m or g (powers of 1024).

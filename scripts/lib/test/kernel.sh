@@ -9,11 +9,11 @@ part_kernel() {
   mode="hybrid or v1 cgroups: $(awk '!/^#/ && $2 != 0 { print $1 }' /proc/cgroups | paste -sd' ') on v1"
   [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ] || mode="pure cgroup v2: $(</sys/fs/cgroup/cgroup.controllers)"
   say "  on this machine, kernel $(uname -r), $mode"
-  traces | sort > "$before"
+  traces > "$before"
   cd "$REPO"
   for name in $(program_names cell_); do
     tests "$name" timeout -k 10 900 "$(program_path "$name")" --quiet
   done
-  traces | sort > "$after"
+  traces > "$after"
   check nothing-left-behind diff "$before" "$after"
 }

@@ -23,13 +23,11 @@ part_vm() {
   *) while read -r _ name; do echo "$name"; done < "$LIST" | grep -E '/cell_' | xargs "$REPO/scripts/vm" put "$(programs debug)/deps"
      "$REPO/scripts/vm" put "$(programs debug)/gpucell" "$(programs debug)" ;;
   esac
-  declare -f traces > "$LOGS/traces.sh"
-  "$REPO/scripts/vm" put "$LOGS/traces.sh" /root
-  vm '. /root/traces.sh; traces | sort > /root/before'
+  vm '. /mnt/share/scripts/lib/traces.sh; traces > /root/before'
   for name in $(program_names cell_); do
     tests "$name" vm "cd $(printf %q "$REPO") && $(program_path "$name") --quiet"
   done
-  check nothing-left-behind vm '. /root/traces.sh; traces | sort | diff /root/before -'
+  check nothing-left-behind vm '. /mnt/share/scripts/lib/traces.sh; traces | diff /root/before -'
   "$REPO/scripts/vm" stop
   trap - EXIT
 }
