@@ -392,7 +392,7 @@ fn limits() -> String {
     // v1 says "no limit" by a huge number, one page short of 2^63.
     let amount = |t: Option<String>| t.map(|t| if t.len() >= 19 { "max".into() } else { t });
     let pure = v2("cgroup.controllers").is_some();
-    let rows: [(&str, Option<String>); 9] = [
+    let rows: [(&str, Option<String>); 10] = [
         (
             "memory.max",
             if pure {
@@ -426,6 +426,7 @@ fn limits() -> String {
             },
         ),
         ("cpu.weight", v2("cpu.weight")),
+        ("cpu.shares", v1("cpu", "cpu.shares")),
         (
             "pids.max",
             if pure {
