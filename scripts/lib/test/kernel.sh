@@ -14,6 +14,7 @@ part_kernel() {
   for name in $(program_names cell_); do
     tests "$name" timeout -k 10 900 "$(program_path "$name")" --quiet
   done
+  check miniconda-image env GPUCELL="$(programs debug)/gpucell" scripts/lib/check-miniconda-image
   traces > "$after"
   check nothing-left-behind diff "$before" "$after"
 }
