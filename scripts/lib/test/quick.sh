@@ -1,0 +1,38 @@
+# Part `quick`: what needs no root and no particular kernel.
+
+part_quick() {
+  local name
+  need_rust
+  need_debs libseccomp-dev python3 binutils
+  command -v rustfmt >/dev/null || need_debs rustfmt-web
+  say "  on this machine, $(rustc --version)"
+  cd "$REPO"
+  check fmt cargo fmt --check
+  check fmt-bundles rustfmt --edition 2024 --check bundles/*/*.rs
+  check scripts bash -c 'for f in .ci/run scripts/* scripts/lib/* scripts/lib/test/* bundles/*/make; do
+      [ -f "$f" ] && [ "$(head -c 11 "$f")" = "#!/bin/bash" -o "${f##*.}" = sh ] || continue
+      bash -n "$f" || exit 1
+    done'
+  check licences scripts/lib/licences
+  # Debian's toolchain has no clippy; CI's has.
+  if command -v cargo-clippy >/dev/null; then
+    check clippy cargo clippy --locked --all-targets --quiet -- -D warnings
+  else
+    say "  skipped clippy: this toolchain has none"
+  fi
+  build_tests || return 0
+  check binary-is-static static_binary "$(programs debug)/gpucell"
+  for name in $(program_names 'unit-|spec_'); do
+    tests "$name" timeout -k 10 600 "$(program_path "$name")" --quiet
+  done
+}
+
+# The runtime is one static file at a fixed address, and can reach none of glibc's functions that
+# load its name service at run time: in a static program those crash (see docs/architecture.md).
+static_binary() {
+  local found
+  readelf -lW "$1" | grep -q INTERP && { echo "$1 asks for a dynamic loader"; return 1; }
+  readelf -hW "$1" | grep -q 'Type: *EXEC' || { echo "$1 is position-independent"; return 1; }
+  found=$(nm "$1" | awk '$2 ~ /^[TtWw]$/ { print $3 }' | grep -xE '(__)?(get(pw|gr)(nam|uid|gid|ent)(_r)?|getgrouplist|initgroups|getaddrinfo)') || true
+  [ -z "$found" ] || { echo "$1 links functions of the name service:"; echo "$found"; return 1; }
+}
