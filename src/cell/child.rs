@@ -123,6 +123,8 @@ fn prepare<'a>(
     if fd::fs_magic(proc_self.as_fd()).at(Stage::HostFiles, 0)? != rootfs::PROC_SUPER_MAGIC {
         return Err(Fault::new(Stage::HostFiles, 0, Errno::ENODEV));
     }
+    // Before the ids change, after which the files of /proc/self are no longer ours.
+    let labels = identity::Labels::open(p, proc_self.as_fd())?;
     rootfs::set_propagation(&plan.root, init.parent_mount)?;
     // Before the ids change: the way to the root may be open to its owner only.
     let root = rootfs::attach(&plan.root)?;
@@ -151,7 +153,6 @@ fn prepare<'a>(
     terminal(init, root_fd)?;
     hooks_before_pivot(init, host_pid)?;
     sysctls(plan)?;
-    let labels = identity::Labels::open(p, proc_self.as_fd())?;
     if !in_userns {
         identity::host_limits(p, proc_self.as_fd())?;
     }

@@ -160,6 +160,12 @@ fn canonical(what: &str, path: &std::path::Path) -> Result<PathBuf> {
 /// Creates a cell. On an error nothing is left behind.
 pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Made> {
     let prepared = prepare(&opts)?;
+    if nix::unistd::geteuid().is_root() {
+        // Nobody in a pid namespace that the child joins may look into it or its descriptors.
+        // exec takes it back for the program. Without root the id maps could not be written.
+        crate::sys::cred::set_dumpable(false)
+            .map_err(|e| Error::step("protect", "the runtime's memory", e))?;
+    }
     let joins = Joins::open(&prepared.plan.namespaces)?;
     let console = console_socket(&opts, &prepared.plan, until)?;
     let lock = store.create(&opts.id)?;

@@ -5,7 +5,7 @@
 use crate::plan::HookPlan;
 use crate::sys::clone::{self, Clone3, Exit};
 use crate::sys::misc::{self, CArray};
-use crate::sys::{Sys, cred, fd, pipe};
+use crate::sys::{Sys, fd, pipe};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -105,7 +105,6 @@ fn exec(hook: &Ready, stdin: BorrowedFd) -> Errno {
         misc::reset_sigpipe();
         misc::unblock_signals();
         clone::set_pdeathsig(libc::SIGKILL)?;
-        cred::set_dumpable(true)?;
         fd::dup2(stdin, 0)?;
         fd::cloexec_range(3, u32::MAX)
     };

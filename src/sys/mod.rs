@@ -9,6 +9,7 @@ pub mod clone;
 pub mod cred;
 pub mod daemon;
 pub mod dir;
+pub mod entry;
 pub mod fd;
 pub mod misc;
 pub mod mount;
