@@ -299,18 +299,23 @@ fn subtree_control(up: &str) -> String {
     }
 }
 
-/// Switches controllers on in every group above.
+/// Switches controllers on in every group above where they are off. (A user whose group is
+/// delegated may not write further up, and need not.)
 fn hand_down(mount: &Dir, group: &Group, wanted: &[&str]) -> Result<()> {
-    let all: Vec<String> = wanted.iter().map(|c| format!("+{c}")).collect();
     for up in above(group) {
         let file = subtree_control(up);
-        if mount.write(&file, &all.join(" ")).is_ok() {
+        let on = mount.read(&file).unwrap_or_default();
+        let off = wanted
+            .iter()
+            .filter(|w| !on.split_whitespace().any(|c| c == **w));
+        let off: Vec<String> = off.map(|c| format!("+{c}")).collect();
+        if off.is_empty() || mount.write(&file, &off.join(" ")).is_ok() {
             continue;
         }
         // One by one, to tell which one fails, and why.
-        for c in wanted {
-            if let Err(e) = mount.write(&file, &format!("+{c}")) {
-                return Err(no_controller(mount, up, c, e));
+        for c in &off {
+            if let Err(e) = mount.write(&file, c) {
+                return Err(no_controller(mount, up, c.trim_start_matches('+'), e));
             }
         }
     }

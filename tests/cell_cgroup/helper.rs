@@ -7,6 +7,7 @@ use gpucell::cgroup::{
 use nix::sys::stat::{Mode as Bits, SFlag, makedev, mknod};
 use oci_spec::runtime::LinuxResources;
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -35,6 +36,13 @@ pub fn entry() {
         "spin" => loop {
             std::hint::spin_loop();
         },
+        "count" => {
+            let mut f = OpenOptions::new().append(true).open(arg).unwrap();
+            loop {
+                f.write_all(b".").unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
         "sleep" => loop {
             std::thread::sleep(Duration::from_secs(1000));
         },
@@ -60,8 +68,59 @@ pub fn entry() {
             let r = mknod(arg, SFlag::S_IFCHR, Bits::S_IRUSR | Bits::S_IWUSR, dev);
             std::process::exit(r.err().map_or(0, |e| e as i32));
         }
+        "rootless" => {
+            eprintln!("{}", rootless(arg));
+            std::process::exit(0);
+        }
         other => panic!("task {other}"),
     }
+}
+
+/// What a cell without privilege gets, asking for the limits given (as JSON): the group's path
+/// and its limit as read back, `no group`, or the error.
+fn rootless(json: &str) -> String {
+    let resources = res(json);
+    let made = cgroup::plan(&Request {
+        id: "test-rootless",
+        cgroups_path: None,
+        resources: Some(&resources),
+        extra_devices: &DEFAULT_RULES,
+        driver: Driver::Cgroupfs,
+        rootless: true,
+    })
+    .and_then(|plan| plan.create());
+    let made = match made {
+        Ok(made) => made,
+        Err(e) => return format!("error: {e}"),
+    };
+    let paths = made.state().paths();
+    let limit = paths
+        .iter()
+        .find_map(|p| fs::read_to_string(format!("{p}/pids.max")).ok());
+    let text = match made.clone_fd() {
+        Some(_) => format!("group {} pids.max {}", paths[0], limit.unwrap().trim()),
+        None => "no group".to_owned(),
+    };
+    made.state().remove().unwrap();
+    text
+}
+
+/// A copy of this binary that every user can run, in a folder that every user can enter.
+pub fn public_copy() -> (tempfile::TempDir, PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("test");
+    fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
+    for p in [dir.path(), &path] {
+        fs::set_permissions(p, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    (dir, path)
+}
+
+pub const ENTRY: [&str; 3] = ["helper_entry", "--exact", "--nocapture"];
+
+pub fn task_variable(task: &str) -> String {
+    format!("{TASK}={task}")
 }
 
 pub fn host() -> Host {
