@@ -110,10 +110,16 @@ pub fn public_copy() -> (tempfile::TempDir, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("test");
-    fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
-    for p in [dir.path(), &path] {
-        fs::set_permissions(p, fs::Permissions::from_mode(0o755)).unwrap();
-    }
+    // By another process: a child forked meanwhile would hold a file that we have open for
+    // writing, and running it would be ETXTBSY.
+    let done = Command::new("install")
+        .args(["-m", "755"])
+        .arg(std::env::current_exe().unwrap())
+        .arg(&path)
+        .status()
+        .unwrap();
+    assert!(done.success());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     (dir, path)
 }
 
