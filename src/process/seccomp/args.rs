@@ -3,7 +3,7 @@
 //! Owns how comparisons of 64-bit values become searches over 32-bit words, and how rules for one
 //! call share them. The order of the rules is [`super::rules`]'.
 
-use super::emit::{Emitter, Interval, Target, Word};
+use super::emit::{Emitter, Intervals, Target, Word};
 use super::rules::{Cond, Op2, Rule};
 use super::within_limit;
 use crate::Result;
@@ -132,7 +132,7 @@ fn sweep(
     }
     starts.sort_unstable();
     starts.dedup();
-    let intervals = starts.into_iter().map(|v| {
+    let target = |v: u64| {
         let hit = conds.iter().find(|(cond, _)| {
             let value = cond.value & max;
             match cond.op {
@@ -145,14 +145,20 @@ fn sweep(
                 Op2::Masked => v & cond.mask == value,
             }
         });
-        (v, hit.map_or(otherwise, |(_, target)| *target))
-    });
+        hit.map_or(otherwise, |(_, target)| *target)
+    };
     let (low, high) = words(arg);
     if wide {
-        let intervals: Vec<Interval<u64>> = intervals.collect();
+        let mut intervals = Intervals::default();
+        starts
+            .into_iter()
+            .for_each(|v| intervals.push(v, target(v)));
         emitter.search_wide((low, high), &intervals)
     } else {
-        let intervals = intervals.map(|(v, target)| (v as u32, target)).collect();
+        let mut intervals = Intervals::default();
+        starts
+            .into_iter()
+            .for_each(|v| intervals.push(v as u32, target(v)));
         emitter.search(low, intervals)
     }
 }

@@ -8,13 +8,13 @@
 //! Equal pieces are written once: the same decision on the same word with the same targets is the
 //! same block, whichever call or architecture asks for it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Offset of a 32-bit word in `struct seccomp_data`, bytes.
 pub(super) type Word = u32;
 
 /// Where a decision ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
     /// Return this value from the filter.
     Return(u32),
@@ -23,14 +23,37 @@ pub(super) enum Target {
 }
 
 /// A written block. Its first instruction loads `word`; who has it loaded already enters behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Block {
-    place: usize,
+    place: Place,
     word: Word,
 }
 
-/// From `start` up to the next interval's start, `target`.
-pub(super) type Interval<T> = (T, Target);
+/// An instruction, counted from the end of the program.
+type Place = u32;
+
+/// All values of a word, cut into intervals: from each start up to the next one, its target. The
+/// first start is 0; neighbours never have the same target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Intervals<T>(Vec<(T, Target)>);
+
+impl<T: Copy + PartialEq> Intervals<T> {
+    /// Everything goes to `target`; `zero` is the first value.
+    pub(super) fn all(zero: T, target: Target) -> Intervals<T> {
+        Intervals(vec![(zero, target)])
+    }
+
+    /// From `start` on, `target`. Starts are pushed in order; a start pushed twice counts once,
+    /// the last time.
+    pub(super) fn push(&mut self, start: T, target: Target) {
+        if self.0.last().is_some_and(|(last, _)| *last == start) {
+            self.0.pop();
+        }
+        if self.0.last().is_none_or(|(_, last)| *last != target) {
+            self.0.push((start, target));
+        }
+    }
+}
 
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
@@ -41,7 +64,7 @@ const JSET: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 /// Reach of a conditional jump.
-const REACH: usize = u8::MAX as usize;
+const REACH: Place = u8::MAX as Place;
 
 /// Single values that one run of `jeq` tests before the search is split instead: each saves an
 /// instruction over two comparisons, and costs the calls behind it one.
@@ -51,19 +74,20 @@ const RUN: usize = 6;
 #[derive(Default)]
 pub(super) struct Emitter {
     code: Vec<libc::sock_filter>,
-    /// The newest `ret` of each value. Few: a map of one node.
-    returns: BTreeMap<u32, usize>,
+    /// The newest `ret` of each value. (Ordered maps: there are few entries, and hashing long keys
+    /// takes longer than comparing them.)
+    returns: BTreeMap<u32, Place>,
     /// For a place that was out of reach: the newest stepping stone to it.
-    stones: HashMap<usize, usize>,
-    searches: HashMap<(Word, Vec<Interval<u32>>), Target>,
-    masks: HashMap<(Word, u32, u32, Target, Target), Target>,
+    stones: BTreeMap<Place, Place>,
+    searches: BTreeMap<(Word, Intervals<u32>), Target>,
+    masks: BTreeMap<(Word, u32, u32, Target, Target), Target>,
 }
 
 /// Where a jump inside a search goes: out of it, or to another of its tests.
 #[derive(Clone, Copy)]
 enum Goal {
     Out(Target),
-    Inside(usize),
+    Inside(Place),
 }
 
 /// Consecutive intervals that one run of `jeq` tells apart: all but single values go to `rest`.
@@ -79,13 +103,12 @@ impl Emitter {
         self.code.len()
     }
 
-    /// The finished program, which begins with `entry` (the block written last).
+    /// The finished program, which begins with `entry`.
     pub(super) fn finish(mut self, entry: Target) -> Vec<libc::sock_filter> {
         match entry {
-            Target::Block(b) if b.place + 1 == self.code.len() => {}
+            Target::Block(b) if b.place + 1 == self.next() => {}
             Target::Block(b) => {
-                let over = self.code.len() - 1 - b.place;
-                self.push(GOTO, u32::try_from(over).unwrap_or(u32::MAX), 0, 0);
+                self.push(GOTO, self.next() - 1 - b.place, 0, 0);
             }
             Target::Return(value) => {
                 self.push(RETURN, value, 0, 0);
@@ -95,15 +118,25 @@ impl Emitter {
         self.code
     }
 
-    fn push(&mut self, code: u16, k: u32, jt: u8, jf: u8) -> usize {
-        self.code.push(libc::sock_filter { code, jt, jf, k });
-        self.code.len() - 1
+    /// The place of the instruction written next.
+    fn next(&self) -> Place {
+        // Callers stop far below 2^32, at the kernel's limit.
+        self.code.len() as Place
     }
 
-    /// The place to jump to for `target` when the accumulator holds `loaded`.
-    fn place(&mut self, target: Target, loaded: Option<Word>) -> usize {
-        match target {
-            Target::Return(value) => match self.returns.get(&value) {
+    fn push(&mut self, code: u16, k: u32, jt: u8, jf: u8) -> Place {
+        let place = self.next();
+        self.code.push(libc::sock_filter { code, jt, jf, k });
+        place
+    }
+
+    /// The place to jump to for `goal` when the accumulator holds `loaded`.
+    fn place(&mut self, goal: Goal, loaded: Option<Word>) -> Place {
+        match goal {
+            Goal::Inside(place) => place,
+            Goal::Out(Target::Block(b)) if loaded == Some(b.word) => b.place - 1,
+            Goal::Out(Target::Block(b)) => b.place,
+            Goal::Out(Target::Return(value)) => match self.returns.get(&value) {
                 Some(place) => *place,
                 None => {
                     let place = self.push(RETURN, value, 0, 0);
@@ -111,46 +144,37 @@ impl Emitter {
                     place
                 }
             },
-            Target::Block(b) if loaded == Some(b.word) => b.place - 1,
-            Target::Block(b) => b.place,
         }
     }
 
     /// Offset to `goal` from the instruction written next; `None` if it is out of reach.
     fn offset(&mut self, goal: Goal, loaded: Option<Word>) -> Option<u8> {
-        let place = match goal {
-            Goal::Out(target) => self.place(target, loaded),
-            Goal::Inside(place) => place,
-        };
-        let here = self.code.len();
-        if here - 1 - place <= REACH {
-            return u8::try_from(here - 1 - place).ok();
+        let place = self.place(goal, loaded);
+        let last = self.next() - 1;
+        if last - place <= REACH {
+            return u8::try_from(last - place).ok();
         }
-        let near = self.stones.get(&place)?;
-        u8::try_from(here - 1 - near).ok()
+        let stone = self.stones.get(&place)?;
+        u8::try_from(last - stone).ok()
     }
 
     /// Brings `goal` into reach of the next instructions.
     fn stone(&mut self, goal: Goal, loaded: Option<Word>) {
+        let place = self.place(goal, loaded);
         match goal {
             Goal::Out(Target::Return(value)) => {
-                let place = self.push(RETURN, value, 0, 0);
-                self.returns.insert(value, place);
+                let near = self.push(RETURN, value, 0, 0);
+                self.returns.insert(value, near);
             }
             _ => {
-                let place = match goal {
-                    Goal::Out(target) => self.place(target, loaded),
-                    Goal::Inside(place) => place,
-                };
-                let over = self.code.len() - 1 - place;
-                let stone = self.push(GOTO, u32::try_from(over).unwrap_or(u32::MAX), 0, 0);
+                let stone = self.push(GOTO, self.next() - 1 - place, 0, 0);
                 self.stones.insert(place, stone);
             }
         }
     }
 
     /// Writes a conditional jump; gives its place.
-    fn jump(&mut self, code: u16, k: u32, yes: Goal, no: Goal, loaded: Option<Word>) -> usize {
+    fn jump(&mut self, code: u16, k: u32, yes: Goal, no: Goal, loaded: Option<Word>) -> Place {
         // Asked for first, since a `ret` that doesn't exist yet is written by asking.
         self.offset(yes, loaded);
         self.offset(no, loaded);
@@ -167,32 +191,25 @@ impl Emitter {
         }
     }
 
-    /// A decision by the value of `word`: `intervals` are sorted, the first starts at 0.
-    pub(super) fn search(&mut self, word: Word, intervals: Vec<Interval<u32>>) -> Target {
-        let mut merged: Vec<Interval<u32>> = Vec::with_capacity(intervals.len());
-        for (start, target) in intervals {
-            match merged.last_mut() {
-                // The same start twice: the first interval is empty.
-                Some(last) if last.0 == start => last.1 = target,
-                _ => merged.push((start, target)),
-            }
+    /// A decision by the value of `word`.
+    pub(super) fn search(&mut self, word: Word, intervals: Intervals<u32>) -> Target {
+        if let [(_, only)] = intervals.0[..] {
+            return only;
         }
-        merged.dedup_by(|next, last| next.1 == last.1);
-        let (Some((_, only)), true) = (merged.first().copied(), merged.len() == 1) else {
-            let key = (word, merged);
-            if let Some(known) = self.searches.get(&key) {
-                return *known;
-            }
-            let runs = runs(&key.1);
-            let top = match self.tree(word, &runs) {
-                Goal::Inside(_) => self.push(LOAD, word, 0, 0),
-                Goal::Out(target) => return target,
-            };
-            let target = Target::Block(Block { place: top, word });
-            self.searches.insert(key, target);
-            return target;
+        let key = (word, intervals);
+        if let Some(known) = self.searches.get(&key) {
+            return *known;
+        }
+        let runs = runs(&key.1.0);
+        let target = match self.tree(word, &runs) {
+            Goal::Inside(_) => Target::Block(Block {
+                place: self.push(LOAD, word, 0, 0),
+                word,
+            }),
+            Goal::Out(target) => target,
         };
-        only
+        self.searches.insert(key, target);
+        target
     }
 
     /// Binary search over the runs.
@@ -222,23 +239,24 @@ impl Emitter {
     pub(super) fn search_wide(
         &mut self,
         (low, high): (Word, Word),
-        intervals: &[Interval<u64>],
+        intervals: &Intervals<u64>,
     ) -> Target {
         let upper = |v: u64| (v >> 32) as u32;
-        let mut by_high: Vec<Interval<u32>> = Vec::new();
         let mut current = Target::Return(0);
-        let mut rest = intervals;
+        let mut by_high = Intervals::default();
+        let mut rest = &intervals.0[..];
         while let Some((start, _)) = rest.first() {
             let h = upper(*start);
             let n = rest.iter().take_while(|(s, _)| upper(*s) == h).count();
             let (here, after) = rest.split_at(n);
-            let mut by_low: Vec<Interval<u32>> = vec![(0, current)];
-            by_low.extend(here.iter().map(|(s, t)| (*s as u32, *t)));
-            current = here.last().map_or(current, |(_, t)| *t);
-            let target = self.search(low, by_low);
-            by_high.push((h, target));
+            let mut by_low = Intervals::all(0, current);
+            for (start, target) in here {
+                by_low.push(*start as u32, *target);
+                current = *target;
+            }
+            by_high.push(h, self.search(low, by_low));
             if let Some(next) = h.checked_add(1) {
-                by_high.push((next, current));
+                by_high.push(next, current);
             }
             rest = after;
         }
@@ -261,8 +279,11 @@ impl Emitter {
             return yes;
         }
         if mask == u32::MAX {
-            let mut around = vec![(0, no), (value, yes)];
-            around.extend(value.checked_add(1).map(|next| (next, no)));
+            let mut around = Intervals::all(0, no);
+            around.push(value, yes);
+            if let Some(next) = value.checked_add(1) {
+                around.push(next, no);
+            }
             return self.search(word, around);
         }
         let key = (word, mask, value, yes, no);
@@ -285,8 +306,8 @@ impl Emitter {
     }
 }
 
-/// Cuts merged intervals into runs, greedily the longest that begins at each point.
-fn runs(intervals: &[Interval<u32>]) -> Vec<Run> {
+/// Cuts intervals into runs, greedily the longest that begins at each point.
+fn runs(intervals: &[(u32, Target)]) -> Vec<Run> {
     let mut runs = Vec::new();
     let mut rest = intervals;
     while let Some((start, first)) = rest.first().copied() {
@@ -311,7 +332,7 @@ fn runs(intervals: &[Interval<u32>]) -> Vec<Run> {
 }
 
 /// How many intervals, from the first on, go to `target` or are single values.
-fn longest(intervals: &[Interval<u32>], target: Target) -> usize {
+fn longest(intervals: &[(u32, Target)], target: Target) -> usize {
     let mut singles = 0;
     let mut n = 0;
     for (i, (start, t)) in intervals.iter().enumerate() {
@@ -361,10 +382,21 @@ mod tests {
         }
     }
 
+    fn intervals<T: Copy + PartialEq>(list: &[(T, Target)]) -> Intervals<T> {
+        let mut all = Intervals(Vec::new());
+        for (start, target) in list {
+            all.push(*start, *target);
+        }
+        all
+    }
+
     #[test]
     fn one_target_needs_no_search() {
         let mut e = Emitter::default();
-        let t = e.search(0, vec![(0, Target::Return(7)), (5, Target::Return(7))]);
+        let t = e.search(
+            0,
+            intervals(&[(0, Target::Return(7)), (5, Target::Return(7))]),
+        );
         assert_eq!(t, Target::Return(7));
         assert_eq!(run(&e.finish(t), &[]), 7);
     }
@@ -372,18 +404,18 @@ mod tests {
     #[test]
     fn searches_of_any_shape_and_size_find_their_target() {
         // Every third value alone, far more targets than one jump reaches.
-        let intervals: Vec<_> = (0..900_u32)
+        let list: Vec<_> = (0..900_u32)
             .map(|i| (i * i % 7 + i * 9, Target::Return(i % 300)))
             .collect();
         let expected = |v: u32| {
-            let (_, t) = intervals.iter().rev().find(|(s, _)| *s <= v).unwrap();
+            let (_, t) = list.iter().rev().find(|(s, _)| *s <= v).unwrap();
             match t {
                 Target::Return(r) => *r,
                 Target::Block(_) => unreachable!(),
             }
         };
         let mut e = Emitter::default();
-        let t = e.search(0, intervals.clone());
+        let t = e.search(0, intervals(&list));
         let code = e.finish(t);
         for v in (0..9000).chain([u32::MAX - 1, u32::MAX]) {
             assert_eq!(run(&code, &[(0, v)]), expected(v), "{v}");
@@ -393,12 +425,15 @@ mod tests {
     #[test]
     fn blocks_out_of_reach_are_reached_by_stepping_stones() {
         let mut e = Emitter::default();
-        let inner = e.search(4, vec![(0, Target::Return(1)), (9, Target::Return(2))]);
+        let inner = e.search(
+            4,
+            intervals(&[(0, Target::Return(1)), (9, Target::Return(2))]),
+        );
         // Enough code between, all of it going to `inner` somewhere.
-        let intervals: Vec<_> = (0..1500_u32)
+        let list: Vec<_> = (0..1500_u32)
             .map(|i| (i * 3, if i % 2 == 0 { inner } else { Target::Return(i) }))
             .collect();
-        let t = e.search(0, intervals);
+        let t = e.search(0, intervals(&list));
         let code = e.finish(t);
         assert!(code.iter().filter(|i| i.code == GOTO).count() > 1);
         for i in 0..1500 {
@@ -422,7 +457,7 @@ mod tests {
             (0x2_8000_0000, a),
             (u64::MAX, b),
         ];
-        let t = e.search_wide((16, 20), &list);
+        let t = e.search_wide((16, 20), &intervals(&list));
         let code = e.finish(t);
         for v in [
             0,
@@ -465,7 +500,7 @@ mod tests {
     #[test]
     fn equal_decisions_are_written_once() {
         let mut e = Emitter::default();
-        let list = vec![(0, Target::Return(1)), (9, Target::Return(2))];
+        let list = intervals(&[(0, Target::Return(1)), (9, Target::Return(2))]);
         let first = e.search(4, list.clone());
         let n = e.len();
         assert_eq!(e.search(4, list), first);

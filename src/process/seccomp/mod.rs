@@ -37,7 +37,7 @@ use oci_spec::runtime::{
 pub use arch::{Arch, Call, X32_BIT, is_known};
 
 use crate::{Error, Result};
-use emit::{Emitter, Interval, Target, Word};
+use emit::{Emitter, Intervals, Target, Word};
 use rules::{Answer, Cond, Op2, Refused, RuleSet};
 
 /// A compiled filter, ready for seccomp(2), SECCOMP_SET_MODE_FILTER.
@@ -111,7 +111,7 @@ pub fn compile_for(spec: &LinuxSeccomp, host: Arch) -> Result<Program> {
     add_rules(spec, &mut sets, default, &mut warnings)?;
 
     let mut emitter = Emitter::default();
-    let mut by_audit: BTreeMap<u32, Vec<Interval<u32>>> = BTreeMap::new();
+    let mut by_audit: BTreeMap<u32, Intervals<u32>> = BTreeMap::new();
     let archs: Vec<Arch> = sets.iter().map(|s| s.arch).collect();
     for rules in sets {
         let intervals = by_audit.entry(rules.arch.audit()).or_default();
@@ -120,17 +120,16 @@ pub fn compile_for(spec: &LinuxSeccomp, host: Arch) -> Result<Program> {
     // Without x32 in the profile its calls are another architecture's, but for -1: a tracer sets
     // that to have a call skipped (seccomp(2)).
     if archs.contains(&Arch::X86_64) && !archs.contains(&Arch::X32) {
-        by_audit.entry(Arch::X86_64.audit()).or_default().extend([
-            (X32_BIT, Target::Return(BAD_ARCH)),
-            (u32::MAX, Target::Return(default)),
-        ]);
+        let intervals = by_audit.entry(Arch::X86_64.audit()).or_default();
+        intervals.push(X32_BIT, Target::Return(BAD_ARCH));
+        intervals.push(u32::MAX, Target::Return(default));
     }
-    let mut top = vec![(0, Target::Return(BAD_ARCH))];
+    let mut top = Intervals::all(0, Target::Return(BAD_ARCH));
     for (audit, intervals) in by_audit {
         let target = emitter.search(NR, intervals);
         within_limit(&emitter)?;
-        top.push((audit, target));
-        top.push((audit + 1, Target::Return(BAD_ARCH)));
+        top.push(audit, target);
+        top.push(audit + 1, Target::Return(BAD_ARCH));
     }
     let entry = emitter.search(ARCH, top);
     let insns = emitter.finish(entry);
@@ -302,23 +301,25 @@ fn numbers(
     rules: Rules,
     default: u32,
     stub: Option<u32>,
-    intervals: &mut Vec<Interval<u32>>,
+    intervals: &mut Intervals<u32>,
 ) -> Result<()> {
     let otherwise = Target::Return(default);
     let Rules { arch, set, highest } = rules;
-    intervals.push((if arch == Arch::X32 { X32_BIT } else { 0 }, otherwise));
-    for (number, answer) in set.answers() {
+    let first = if arch == Arch::X32 { X32_BIT } else { 0 };
+    intervals.push(first, otherwise);
+    set.answers(|number, answer| {
         let target = match answer {
             Answer::Always(action) => Target::Return(action),
             Answer::First(rules) => args::first(emitter, arch.wide(), &rules, otherwise)?,
         };
-        intervals.push((number, target));
-        intervals.push((number + 1, otherwise));
-    }
+        intervals.push(number, target);
+        intervals.push(number + 1, otherwise);
+        Ok(())
+    })?;
     if let Some(enosys) = stub.filter(|_| highest != 0)
         && let Some(next) = highest.checked_add(1)
     {
-        intervals.push((next, Target::Return(enosys)));
+        intervals.push(next, Target::Return(enosys));
     }
     Ok(())
 }

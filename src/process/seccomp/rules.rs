@@ -13,12 +13,12 @@
 //!   action, is an error.
 //! - Several conditions on one argument in one rule are alternatives, each a rule of its own.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator as Op};
 
 /// One condition on one argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cond {
     /// Argument, 0 to 5.
     pub arg: u8,
@@ -28,8 +28,8 @@ pub(super) struct Cond {
     pub value: u64,
 }
 
-/// The comparison operators (oci-spec's type can't be hashed).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The comparison operators (oci-spec's type has no order).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Op2 {
     Ne,
     Lt,
@@ -157,17 +157,24 @@ impl RuleSet {
             .add(wide, seen, action)
     }
 
-    /// All answers, by number.
-    pub(super) fn answers(self) -> Vec<(u32, Answer)> {
-        let always = |(number, action)| (number, Answer::Always(action));
-        let set = |(_, action): &(u32, u32)| *action != NO_ACTION;
-        let mut all: Vec<(u32, Answer)> = Vec::with_capacity(DENSE);
-        all.extend((self.offset..).zip(self.dense).filter(set).map(always));
-        all.extend(self.sparse.into_iter().filter(set).map(always));
-        let conditional = self.conditional.into_iter();
-        all.extend(conditional.map(|(number, c)| (number, Answer::First(c.ordered()))));
-        all.sort_by_key(|(number, _)| *number);
-        all
+    /// Gives all answers to `each`, in the order of their numbers, until it fails.
+    pub(super) fn answers<E>(
+        self,
+        mut each: impl FnMut(u32, Answer) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let dense = (self.offset..).zip(self.dense);
+        let always = dense.chain(self.sparse).filter(|(_, a)| *a != NO_ACTION);
+        let mut conditional = self.conditional.into_iter().peekable();
+        for (number, action) in always {
+            while let Some((n, rules)) = conditional.next_if(|(n, _)| *n < number) {
+                each(n, Answer::First(rules.ordered()))?;
+            }
+            each(number, Answer::Always(action))?;
+        }
+        for (n, rules) in conditional {
+            each(n, Answer::First(rules.ordered()))?;
+        }
+        Ok(())
     }
 }
 
@@ -176,8 +183,8 @@ impl RuleSet {
 struct Conditional {
     rules: Vec<Rule>,
     /// Rules that a later, wider one has made needless.
-    covered: HashSet<usize>,
-    exact: HashMap<Vec<Cond>, usize>,
+    covered: BTreeSet<usize>,
+    exact: BTreeMap<Vec<Cond>, usize>,
     nodes: Vec<Node>,
     top: Vec<usize>,
     steps: u64,
@@ -398,13 +405,19 @@ mod tests {
         }
     }
 
-    fn answer(set: RuleSet, number: u32) -> Option<Answer> {
-        let mut all = set.answers().into_iter();
-        all.find(|(n, _)| *n == number).map(|(_, a)| a)
+    fn answers(set: RuleSet) -> Vec<(u32, Answer)> {
+        let mut all = Vec::new();
+        let done: Result<(), ()> = set.answers(|number, answer| {
+            all.push((number, answer));
+            Ok(())
+        });
+        assert!(done.is_ok() && all.is_sorted_by_key(|(n, _)| *n));
+        all
     }
 
     fn first(set: RuleSet, number: u32) -> Vec<u32> {
-        match answer(set, number) {
+        let answer = answers(set).into_iter().find(|(n, _)| *n == number);
+        match answer.map(|(_, a)| a) {
             Some(Answer::First(rules)) => rules.iter().map(|r| r.action).collect(),
             other => panic!("{other:?}"),
         }
@@ -419,7 +432,7 @@ mod tests {
         s.add(1, &[cond(0, Op2::Eq, 1)], 40).unwrap();
         s.add(0x0f_0001, &[], 50).unwrap();
         let expected = [(1, Answer::Always(20)), (0x0f_0001, Answer::Always(50))];
-        assert_eq!(s.answers(), expected);
+        assert_eq!(answers(s), expected);
     }
 
     #[test]
@@ -466,7 +479,7 @@ mod tests {
         s.add(1, &[all], 10).unwrap();
         s.add(2, &[high], 20).unwrap();
         let expected = [(1, Answer::Always(10)), (2, Answer::Always(20))];
-        assert_eq!(s.answers(), expected);
+        assert_eq!(answers(s), expected);
         let mut s = RuleSet::new(true, 0);
         s.add(2, &[high], 20).unwrap();
         assert_eq!(first(s, 2), [20]);
