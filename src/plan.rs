@@ -7,6 +7,7 @@
 
 use crate::process::seccomp;
 use crate::sys::misc::SchedAttr;
+use oci_spec::runtime::{LinuxIntelRdt, LinuxNetDevice};
 use std::ffi::CString;
 
 /// Everything one cell needs.
@@ -34,8 +35,10 @@ pub struct Plan {
     pub hostname: Option<Vec<u8>>,
     /// NIS domain name.
     pub domainname: Option<Vec<u8>>,
-    /// Host network interfaces moved into the cell: name outside, name inside.
-    pub net_devices: Vec<(String, String)>,
+    /// Host network interfaces moved into the cell: name outside, and the name inside.
+    pub net_devices: Vec<(String, LinuxNetDevice)>,
+    /// Cache and memory bandwidth allocation.
+    pub intel_rdt: Option<LinuxIntelRdt>,
     /// The program.
     pub process: ProcessPlan,
     /// System call filter.

@@ -294,7 +294,7 @@ fn own_stdio(uid: u32) {
 
 fn hooks_before_pivot(init: &Init, host_pid: &mut i32) -> Step {
     let plan = init.plan;
-    if !plan.create_runtime.is_empty() || needs_pid(plan) {
+    if !plan.create_runtime.is_empty() || needs_pid(plan) || super::host_parts::any(plan) {
         socket::send(init.sock, &wire::plain(wire::HOOKS), None).at(Stage::Sync, 1)?;
         await_go(init, host_pid)?;
     }

@@ -8,7 +8,7 @@ use super::child::Init;
 use super::fault::Fault;
 use super::spawn::{self, Joins};
 use super::store::{Lock, Saved, Store};
-use super::{hooks, status, userns, view, wire};
+use super::{hooks, host_parts, status, userns, view, wire};
 use crate::cgroup::{self, Cgroup, CgroupPlan, Driver};
 use crate::plan::{Kind, OverlayPlan, Plan};
 use crate::process::hook::Ready;
@@ -168,8 +168,9 @@ pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Ma
     }
     let joins = Joins::open(&prepared.plan.namespaces)?;
     let console = console_socket(&opts, &prepared.plan, until)?;
+    let resctrl = host_parts::resctrl_made(prepared.plan.intel_rdt.as_ref(), &opts.id)?;
     let lock = store.create(&opts.id)?;
-    let saved = first_state(&mut opts, &prepared);
+    let saved = first_state(&mut opts, &prepared, resctrl);
     let mut undo = Undo {
         lock: Some(lock),
         saved,
@@ -194,7 +195,7 @@ pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Ma
     }
 }
 
-fn first_state(opts: &mut CreateOptions, p: &Prepared) -> Saved {
+fn first_state(opts: &mut CreateOptions, p: &Prepared, resctrl: Vec<PathBuf>) -> Saved {
     let ns = &p.plan.namespaces;
     Saved {
         oci_version: opts.spec.version().clone(),
@@ -216,6 +217,7 @@ fn first_state(opts: &mut CreateOptions, p: &Prepared) -> Saved {
         driver: opts.driver,
         own_pid_ns: ns.makes(Kind::Pid),
         remove: std::mem::take(&mut opts.remove),
+        resctrl,
     }
 }
 
@@ -247,6 +249,7 @@ impl Undo {
         }
         // The first error is the one to tell; `delete -f` finds what stays.
         let groups = self.saved.cgroup.remove();
+        let _ = host_parts::leave_resctrl(&self.saved.resctrl);
         for dir in &self.saved.remove {
             let _ = fs::remove_dir_all(dir);
         }
@@ -397,7 +400,6 @@ fn make(
     } else if in_userns {
         view::limits_of(child.pid, &plan.process)?;
     }
-    view::move_interfaces(plan, child.pid)?;
     if let Some((_, start)) = status::process_stat(child.pid) {
         undo.saved.start_time = start;
     }
@@ -442,6 +444,8 @@ fn converse(
                 });
             }
             wire::HOOKS => {
+                host_parts::move_interfaces(plan, saved.pid)?;
+                host_parts::join_resctrl(plan, &saved.id, saved.pid)?;
                 hooks::run(&plan.create_runtime, saved, "creating")?;
                 go(sock, saved.pid)?;
             }

@@ -101,6 +101,7 @@ mod tests {
             driver: Default::default(),
             own_pid_ns: true,
             remove: Vec::new(),
+            resctrl: Vec::new(),
         };
         let (head, tail) = state_text(&saved, "creating").unwrap();
         let whole = [&head[..], b"42", &tail[..]].concat();

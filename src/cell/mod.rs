@@ -8,6 +8,7 @@ pub mod child;
 pub mod create;
 pub mod fault;
 pub mod hooks;
+mod host_parts;
 pub mod ops;
 pub mod run;
 pub mod spawn;

@@ -258,6 +258,7 @@ fn kill_and_wait(saved: &Saved) -> Result<()> {
 /// reported (runtime-spec, Lifecycle, step 13).
 pub fn destroy(lock: &Lock, saved: &Saved) -> Result<()> {
     saved.cgroup.remove()?;
+    super::host_parts::leave_resctrl(&saved.resctrl)?;
     for dir in &saved.remove {
         match fs::remove_dir_all(dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {

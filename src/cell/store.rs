@@ -56,6 +56,9 @@ pub struct Saved {
     /// Directories of this cell alone, removed with it (its writable layer).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remove: Vec<PathBuf>,
+    /// resctrl directories made for this cell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resctrl: Vec<PathBuf>,
 }
 
 /// The directory that holds all cells.

@@ -19,6 +19,7 @@ use std::path::Path;
 
 /// Refuses what this host lacks, by name, before anything is made.
 pub fn refuse(spec: &Spec, plan: &Plan) -> Result<()> {
+    super::host_parts::refuse(plan)?;
     let linux = spec.linux().as_ref();
     let mount_label = linux.and_then(|l| l.mount_label().clone());
     let label = plan.process.selinux.is_some() || mount_label.is_some_and(|l| !l.is_empty());
@@ -148,17 +149,6 @@ pub fn limits_of(pid: i32, p: &ProcessPlan) -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// Moves the host's interfaces of `linux.netDevices` into the cell.
-pub fn move_interfaces(plan: &Plan, _pid: i32) -> Result<()> {
-    match plan.net_devices.first() {
-        None => Ok(()),
-        Some((name, _)) => Err(Error::unsupported(
-            format!("linux.netDevices.{name}"),
-            "moving network interfaces is not carried out yet",
-        )),
-    }
 }
 
 /// Sends the seccomp listener with the state the runtime-spec defines (ContainerProcessState).

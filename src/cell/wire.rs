@@ -8,7 +8,8 @@
 pub const FAULT: u32 = 1;
 /// The cell is made and waits for `start`.
 pub const READY: u32 = 2;
-/// The namespaces and mounts are made: time for prestart and createRuntime hooks.
+/// The namespaces and mounts are made: time for network interfaces, resctrl, prestart and
+/// createRuntime hooks.
 pub const HOOKS: u32 = 3;
 /// The seccomp listener descriptor is attached.
 pub const NOTIFY: u32 = 4;

@@ -15,7 +15,7 @@ pub use process::{cap_mask, cpu_list, process};
 
 use crate::plan::{IdMaps, IdRange, Kind, Namespaces, OverlayPlan, Plan, RootPlan};
 use crate::{Error, Result};
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxNetDevice, Spec};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -96,6 +96,7 @@ pub fn lower(spec: &Spec, ctx: &Context) -> Result<Plan> {
         hostname: name_bytes("hostname", spec.hostname())?,
         domainname: name_bytes("domainname", spec.domainname())?,
         net_devices: net_devices(linux),
+        intel_rdt: linux.intel_rdt().clone(),
         process,
         seccomp,
         create_container: hooks.create_container,
@@ -251,16 +252,14 @@ fn name_bytes(at: &'static str, name: &Option<String>) -> Result<Option<Vec<u8>>
     }
 }
 
-fn net_devices(linux: &Linux) -> Vec<(String, String)> {
-    let mut v: Vec<_> = linux
+/// In a fixed order.
+fn net_devices(linux: &Linux) -> Vec<(String, LinuxNetDevice)> {
+    let mut list: Vec<_> = linux
         .net_devices()
         .iter()
         .flatten()
-        .map(|(host, d)| {
-            let inside = d.name().clone().filter(|n| !n.is_empty());
-            (host.clone(), inside.unwrap_or_else(|| host.clone()))
-        })
+        .map(|(name, device)| (name.clone(), device.clone()))
         .collect();
-    v.sort();
-    v
+    list.sort_by(|a, b| a.0.cmp(&b.0));
+    list
 }
