@@ -143,10 +143,10 @@ pub fn pull(request: &PullRequest) -> Result<Pulled> {
         Found::Image(image) => {
             let count = image.layers.len();
             let bar = progress.unpack(count);
+            unpacker.observe(bar.entries());
             let mut input = Inflated::start(image.layers, request.limits)?;
             for number in 0..count {
                 bar.set(number as u64);
-                bar.message(&format!("{} entries", unpacker.entries()));
                 let done = unpacker.layer(&mut input, number == 0);
                 finish_layer(&mut input, done)?;
             }
@@ -154,9 +154,12 @@ pub fn pull(request: &PullRequest) -> Result<Pulled> {
             (Some(image.digest), Some(image.config), count)
         }
         Found::Root(layer) => {
+            let bar = progress.unpack(1);
+            unpacker.observe(bar.entries());
             let mut input = Inflated::start(vec![layer], request.limits)?;
             let done = unpacker.archive(&mut input);
             finish_layer(&mut input, done)?;
+            bar.done();
             (None, None, 1)
         }
     };
