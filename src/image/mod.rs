@@ -316,7 +316,16 @@ impl Bundle {
     fn open(path: &Path, force: bool) -> Result<Self> {
         let name = path.display().to_string();
         let made = !path.exists();
-        fs::create_dir_all(path).map_err(|e| Error::step("make the bundle", &name, e))?;
+        let failed = |e| Error::step("make the bundle", &name, e);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(failed)?;
+        }
+        // For its owner only: the image may hold set-id programs, which other users of the host
+        // could run out of the tree.
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(failed)?,
+        }
         let lock = open_folder(path)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
