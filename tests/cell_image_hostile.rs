@@ -569,6 +569,20 @@ fn overlay_attributes_are_not_the_images_to_set() {
     );
 }
 
+/// Other users of the host must not reach set-id programs of an image.
+#[test]
+fn a_new_bundle_is_closed_to_others() {
+    let scene = Scene::new();
+    run(&mut scene.command(vec![Layer::new().item(Item {
+        name: b"su",
+        mode: 0o4755,
+        ..Item::default()
+    })]));
+    let mode = |path: &Path| path.metadata().unwrap().mode() & 0o7777;
+    assert_eq!(mode(&scene.bundle()), 0o700);
+    assert_eq!(mode(&scene.bundle().join("rootfs/su")), 0o4755);
+}
+
 #[test]
 fn a_bundle_that_is_a_link_or_busy_is_handled() {
     let scene = Scene::new();

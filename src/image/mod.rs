@@ -143,10 +143,10 @@ pub fn pull(request: &PullRequest) -> Result<Pulled> {
         Found::Image(image) => {
             let count = image.layers.len();
             let bar = progress.unpack(count);
+            unpacker.observe(bar.entries());
             let mut input = Inflated::start(image.layers, request.limits)?;
             for number in 0..count {
                 bar.set(number as u64);
-                bar.message(&format!("{} entries", unpacker.entries()));
                 let done = unpacker.layer(&mut input, number == 0);
                 finish_layer(&mut input, done)?;
             }
@@ -154,9 +154,12 @@ pub fn pull(request: &PullRequest) -> Result<Pulled> {
             (Some(image.digest), Some(image.config), count)
         }
         Found::Root(layer) => {
+            let bar = progress.unpack(1);
+            unpacker.observe(bar.entries());
             let mut input = Inflated::start(vec![layer], request.limits)?;
             let done = unpacker.archive(&mut input);
             finish_layer(&mut input, done)?;
+            bar.done();
             (None, None, 1)
         }
     };
@@ -313,7 +316,16 @@ impl Bundle {
     fn open(path: &Path, force: bool) -> Result<Self> {
         let name = path.display().to_string();
         let made = !path.exists();
-        fs::create_dir_all(path).map_err(|e| Error::step("make the bundle", &name, e))?;
+        let failed = |e| Error::step("make the bundle", &name, e);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(failed)?;
+        }
+        // For its owner only: the image may hold set-id programs, which other users of the host
+        // could run out of the tree.
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(failed)?,
+        }
         let lock = open_folder(path)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}

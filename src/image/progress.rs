@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 
 /// The bars of one pull.
 #[derive(Clone)]
@@ -39,7 +39,8 @@ impl Progress {
             if let Ok(style) = ProgressStyle::with_template(style) {
                 bar.set_style(style);
             }
-            all.add(bar)
+            // An error ends them all: its message stands alone.
+            all.add(bar.with_finish(ProgressFinish::AndClear))
         }))
     }
 }
@@ -58,6 +59,12 @@ impl Bar {
         if let Some(bar) = &self.0 {
             bar.set_message(text.to_string());
         }
+    }
+
+    /// A function that shows a number of entries.
+    pub fn entries(&self) -> Box<dyn Fn(u64)> {
+        let bar = self.clone();
+        Box::new(move |entries| bar.message(&format!("{entries} entries")))
     }
 
     pub fn set(&self, position: u64) {

@@ -67,7 +67,11 @@ pub struct Unpacker {
     entries: u64,
     skipped_devices: u64,
     warnings: Vec<String>,
+    observer: Option<Observer>,
 }
+
+/// Told the number of entries now and then.
+pub type Observer = Box<dyn Fn(u64)>;
 
 /// What an unpacking did that people should know.
 #[derive(Debug, Default)]
@@ -97,7 +101,13 @@ impl Unpacker {
             entries: 0,
             skipped_devices: 0,
             warnings: Vec::new(),
+            observer: None,
         })
+    }
+
+    /// Has `observer` called while entries are unpacked.
+    pub fn observe(&mut self, observer: Observer) {
+        self.observer = Some(observer);
     }
 
     /// Unpacks a layer over what is there. `lowest` says that nothing is.
@@ -117,11 +127,6 @@ impl Unpacker {
         paths
             .iter()
             .try_for_each(|path| self.dirs.need(path).map(drop))
-    }
-
-    /// Entries unpacked so far.
-    pub fn entries(&self) -> u64 {
-        self.entries
     }
 
     /// Sets what had to wait for the last entry: modes and times of directories, deepest first.
@@ -170,6 +175,11 @@ impl Unpacker {
                     "the image has more than {} entries (--max-entries)",
                     self.options.limits.entries
                 )));
+            }
+            if self.entries.is_multiple_of(256)
+                && let Some(observer) = &self.observer
+            {
+                observer(self.entries);
             }
             let path = clean(&reader.entry().path)?;
             let (parent, name) = split(&path);

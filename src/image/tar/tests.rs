@@ -1,5 +1,6 @@
 use std::io::BufReader;
 
+use super::pax::time;
 use super::*;
 
 /// One header block with its checksum.

@@ -3,6 +3,8 @@
 //!
 //! Owns the default values only. It reads nothing of the host: two calls give the same Spec.
 
+pub mod seccomp;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 
@@ -98,9 +100,9 @@ pub fn docker_like() -> Spec {
     spec
 }
 
-/// The seccomp profile of a bundle that gpucell makes.
-pub fn default_seccomp() -> Option<LinuxSeccomp> {
-    None
+/// The seccomp profile of a bundle that gpucell makes: Docker's, for the default capabilities.
+pub fn default_seccomp() -> LinuxSeccomp {
+    seccomp::profile(&DEFAULT_CAPABILITIES)
 }
 
 fn process() -> Process {
@@ -184,7 +186,7 @@ fn linux() -> Linux {
     linux.set_devices(None);
     linux.set_masked_paths(Some(MASKED.map(str::to_string).to_vec()));
     linux.set_readonly_paths(Some(READONLY.map(str::to_string).to_vec()));
-    linux.set_seccomp(default_seccomp());
+    linux.set_seccomp(Some(default_seccomp()));
     linux
 }
 

@@ -7,7 +7,13 @@
 //! Formats: POSIX.1-2017 `pax` (ustar and pax interchange formats), GNU tar manual
 //! "Basic Tar Format" and "Sparse Formats".
 
+mod fields;
+mod pax;
+
 use std::io::{self, BufRead};
+
+use self::fields::{check_sum, field, name, number, pairs, signed, until_nul};
+use self::pax::Pax;
 
 /// Longest extended header or sparse map, in bytes (Go's archive/tar has the same bound).
 pub const MAX_EXTENSION: u64 = 1 << 20;
@@ -442,219 +448,6 @@ impl<R: Stream> Reader<R> {
     }
 }
 
-/// What a PAX extended header says.
-#[derive(Default)]
-struct Pax {
-    seen: bool,
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    mtime: Option<(i64, u32)>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    sparse_major: Option<u64>,
-    sparse_name: Option<Vec<u8>>,
-    sparse_size: Option<u64>,
-    sparse_map: Vec<u64>,
-    sparse_blocks: bool,
-}
-
-impl Pax {
-    /// Records `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record.
-    fn parse(&mut self, mut text: &[u8]) -> io::Result<()> {
-        let wrong = || bad("a PAX header is malformed");
-        self.seen = true;
-        while !text.is_empty() {
-            let space = text.iter().position(|&b| b == b' ').ok_or_else(wrong)?;
-            let length = decimal(&text[..space]).ok_or_else(wrong)?;
-            let length = usize::try_from(length).map_err(|_| wrong())?;
-            if length <= space + 1 || length > text.len() || text[length - 1] != b'\n' {
-                return Err(wrong());
-            }
-            let record = &text[space + 1..length - 1];
-            text = &text[length..];
-            let equals = record.iter().position(|&b| b == b'=').ok_or_else(wrong)?;
-            self.record(&record[..equals], &record[equals + 1..])?;
-        }
-        Ok(())
-    }
-
-    fn record(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        let number = || {
-            decimal(value).ok_or_else(|| {
-                bad(format!(
-                    "PAX {} is not a number: {}",
-                    show(key),
-                    show(value)
-                ))
-            })
-        };
-        // An empty value takes the keyword back (POSIX pax, "pax Extended Header Keyword
-        // Precedence").
-        let text = || (!value.is_empty()).then(|| value.to_vec());
-        match key {
-            b"path" => self.path = text(),
-            b"linkpath" => self.link = text(),
-            b"size" => self.size = Some(number()?),
-            b"uid" => self.uid = Some(number()?),
-            b"gid" => self.gid = Some(number()?),
-            b"mtime" => {
-                self.mtime = Some(
-                    time(value)
-                        .ok_or_else(|| bad(format!("PAX mtime {} is wrong", show(value))))?,
-                );
-            }
-            b"GNU.sparse.major" => self.sparse_major = Some(number()?),
-            b"GNU.sparse.name" => self.sparse_name = text(),
-            b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse_size = Some(number()?),
-            b"GNU.sparse.numblocks" => self.sparse_blocks = true,
-            b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => self.sparse_map.push(number()?),
-            b"GNU.sparse.map" => {
-                self.sparse_blocks = true;
-                self.sparse_map = value
-                    .split(|&b| b == b',')
-                    .filter(|part| !part.is_empty())
-                    .map(|part| decimal(part).ok_or_else(|| bad("PAX sparse map is wrong")))
-                    .collect::<io::Result<_>>()?;
-            }
-            _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn is_sparse(&self) -> bool {
-        self.sparse_major == Some(1) || self.sparse_blocks
-    }
-}
-
-/// Name from the header: ustar splits long ones into prefix and name.
-fn name(block: &[u8; BLOCK], out: &mut Vec<u8>) {
-    if &block[257..263] == b"ustar\0" {
-        let prefix = field(&block[345..500]);
-        if !prefix.is_empty() {
-            out.extend_from_slice(prefix);
-            out.push(b'/');
-        }
-    }
-    out.extend_from_slice(field(&block[..100]));
-}
-
-fn field(bytes: &[u8]) -> &[u8] {
-    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
-    &bytes[..end]
-}
-
-fn until_nul(mut text: Vec<u8>) -> Vec<u8> {
-    let end = field(&text).len();
-    text.truncate(end);
-    text
-}
-
-/// The header's checksum: its bytes' sum with the sum's own field read as spaces; some old writers
-/// summed signed bytes.
-fn check_sum(block: &[u8; BLOCK]) -> io::Result<()> {
-    let want = number(&block[148..156], "checksum")?;
-    let (mut unsigned, mut signed) = (0u64, 0i64);
-    for (i, &byte) in block.iter().enumerate() {
-        let byte = if (148..156).contains(&i) { b' ' } else { byte };
-        unsigned += u64::from(byte);
-        signed += i64::from(byte as i8);
-    }
-    if unsigned == want || i64::try_from(want) == Ok(signed) {
-        Ok(())
-    } else {
-        Err(bad("not a tar archive, or damaged (wrong header checksum)"))
-    }
-}
-
-fn pairs(bytes: &[u8], map: &mut Vec<(u64, u64)>) -> io::Result<()> {
-    for pair in bytes.chunks_exact(24) {
-        if pair[0] == 0 {
-            break;
-        }
-        map.push((
-            number(&pair[..12], "sparse offset")?,
-            number(&pair[12..], "sparse length")?,
-        ));
-    }
-    Ok(())
-}
-
-fn number(bytes: &[u8], what: &str) -> io::Result<u64> {
-    u64::try_from(signed(bytes, what)?).map_err(|_| bad(format!("{what} is negative")))
-}
-
-/// A numeric field: octal text, or GNU's base 256 when the first bit is set.
-fn signed(bytes: &[u8], what: &str) -> io::Result<i64> {
-    let wrong = || bad(format!("{what} is not a number"));
-    if let [first, rest @ ..] = bytes
-        && first & 0x80 != 0
-    {
-        // Two's complement over the field without its marker bit.
-        let mut value = if first & 0x40 != 0 {
-            i64::from(first & 0x7f) - 0x80
-        } else {
-            i64::from(first & 0x7f)
-        };
-        for &byte in rest {
-            value = value
-                .checked_mul(256)
-                .and_then(|v| v.checked_add(i64::from(byte)))
-                .ok_or_else(wrong)?;
-        }
-        return Ok(value);
-    }
-    let text = field(bytes).trim_ascii();
-    let mut value = 0i64;
-    for &byte in text {
-        if !(b'0'..=b'7').contains(&byte) {
-            return Err(wrong());
-        }
-        value = value
-            .checked_mul(8)
-            .and_then(|v| v.checked_add(i64::from(byte - b'0')))
-            .ok_or_else(wrong)?;
-    }
-    Ok(value)
-}
-
-fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// A PAX time, `[-]SECONDS[.FRACTION]`.
-fn time(text: &[u8]) -> Option<(i64, u32)> {
-    let (negative, text) = match text.strip_prefix(b"-") {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let mut parts = text.splitn(2, |&b| b == b'.');
-    let seconds = i64::try_from(decimal(parts.next()?)?).ok()?;
-    let mut nanos = 0u32;
-    if let Some(fraction) = parts.next() {
-        if !fraction.iter().all(u8::is_ascii_digit) {
-            return None;
-        }
-        for i in 0..9 {
-            let digit = fraction.get(i).map_or(0, |b| u32::from(b - b'0'));
-            nanos = nanos * 10 + digit;
-        }
-    }
-    Some(match (negative, nanos) {
-        (false, _) => (seconds, nanos),
-        (true, 0) => (-seconds, 0),
-        (true, _) => (-seconds - 1, 1_000_000_000 - nanos),
-    })
-}
-
 fn pad(size: u64) -> u64 {
     let block = BLOCK as u64;
     (block - size % block) % block
@@ -680,5 +473,4 @@ pub fn show(name: &[u8]) -> String {
 }
 
 #[cfg(test)]
-#[path = "tar_tests.rs"]
 mod tests;
