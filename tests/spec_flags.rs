@@ -498,6 +498,25 @@ fn isolation() {
 }
 
 #[test]
+fn privileged_is_all_of_it() {
+    let words = "--privileged --cap-drop ALL";
+    assert_eq!(
+        lines(words),
+        [
+            "- seccomp filter (--privileged)",
+            "- apparmor profile (--privileged)",
+            "- selinux labels (--privileged)",
+            "- masked and read-only paths (--privileged)",
+            "+ device rule allow a *:* rwm (--privileged)",
+            "+ device /dev/dri/card0 c 226:0 rwm (--privileged)",
+            "+ device /dev/fuse c 10:229 rwm (--privileged)",
+            "+ device /dev/sda b 8:0 rwm (--privileged)",
+            "= capabilities CAP_CHOWN CAP_KILL CAP_SYS_ADMIN (--privileged --cap-drop ALL)",
+        ]
+    );
+}
+
+#[test]
 fn selinux_labels() {
     let host = Fake {
         selinux: true,

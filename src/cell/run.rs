@@ -71,8 +71,9 @@ pub fn run(store: &Store, opts: CreateOptions, how: RunOptions) -> Result<RunOut
     // Others may look at, signal or delete the cell while it runs.
     drop(lock);
     let exit = wait(&child, &signals, console, how.interactive)?;
-    let oom = match exit {
-        Exit::Signal(libc::SIGKILL) => saved.cgroup.oom().filter(|o| o.kills > 0),
+    // A shell or an init passes its child's death on as 128 + SIGKILL.
+    let oom = match exit.code() {
+        137 => saved.cgroup.oom().filter(|o| o.kills > 0),
         _ => None,
     };
     if !how.keep {

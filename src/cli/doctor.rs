@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::Result;
 
-/// Show what this host can do, and what to do about what it can't
+/// Show what this host can do
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Example:\n  gpucell doctor --format json | jq '.checks[] | select(.state != \"ok\")'"

@@ -15,7 +15,7 @@ use super::{Globals, out};
 use crate::Result;
 use crate::spec::check;
 
-/// Show what flags make of a bundle: each edit with its reason, then the resolved config.json
+/// Show what flags change in a bundle, and why
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -24,8 +24,8 @@ Examples:
 pub struct Explain {
     #[command(flatten)]
     exec: ExecBundle,
-    /// How to print it
-    #[arg(long, value_enum, default_value = "text")]
+    /// text: each edit with its reason, then the resolved config.json; json: one object
+    #[arg(long, value_enum, default_value = "text", hide_possible_values = true)]
     format: Format,
 }
 

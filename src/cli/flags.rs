@@ -161,6 +161,9 @@ pub struct Flags {
     /// Drop a capability, or ALL
     #[arg(long, value_name = "CAP", help_heading = "Isolation")]
     pub cap_drop: Vec<String>,
+    /// All capabilities and devices, no filter: no isolation from root. Don't, if --cap-add or --device do
+    #[arg(long, help_heading = "Isolation")]
+    pub privileged: bool,
     /// seccomp=FILE|unconfined, apparmor=PROFILE, label=…, no-new-privileges, systempaths=unconfined
     #[arg(long, value_name = "OPT", help_heading = "Isolation")]
     pub security_opt: Vec<String>,

@@ -111,6 +111,7 @@ struct Printer {
     err: BufWriter<io::Stderr>,
     /// The stream is inside a line: no time stamp in the middle of it.
     inside: [bool; 2],
+    last: Stream,
 }
 
 impl Printer {
@@ -120,6 +121,7 @@ impl Printer {
             out: BufWriter::new(io::stdout()),
             err: BufWriter::new(io::stderr()),
             inside: [false; 2],
+            last: Stream::Out,
         }
     }
 
@@ -128,6 +130,11 @@ impl Printer {
         let Some(entry) = Entry::parse(line) else {
             return Ok(());
         };
+        // Both may be the same terminal: what came first is shown first.
+        if entry.stream != self.last {
+            self.flush()?;
+            self.last = entry.stream;
+        }
         let [out, err] = &mut self.inside;
         let (to, inside): (&mut dyn Write, _) = match entry.stream {
             Stream::Out => (&mut self.out, out),

@@ -102,6 +102,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Exec(exec_bundle::ExecBundle),
+    Run(run_image::RunImage),
+    Pull(pull::Args),
+    Explain(explain::Explain),
+    Logs(logs::Logs),
+    Doctor(doctor::Doctor),
     /// Run a bundle as runc does
     #[command(name = RUNC_RUN, hide = true)]
     RunBundle(lifecycle::Run),
@@ -117,12 +123,6 @@ enum Command {
     Delete(lifecycle::Delete),
     /// List cells
     List(lifecycle::List),
-    Pull(pull::Args),
-    Exec(exec_bundle::ExecBundle),
-    Run(run_image::RunImage),
-    Explain(explain::Explain),
-    Logs(logs::Logs),
-    Doctor(doctor::Doctor),
     Completions(docs::Completions),
     Man(docs::Man),
 }
@@ -141,6 +141,7 @@ pub fn main() -> i32 {
         return 0;
     }
     let args = reading(args);
+    let usage = usage_code(&args);
     let cli = match Cli::command()
         .try_get_matches_from(args)
         .and_then(|m| Cli::from_arg_matches(&m))
@@ -148,7 +149,7 @@ pub fn main() -> i32 {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return if e.use_stderr() { 1 } else { 0 };
+            return if e.use_stderr() { usage } else { 0 };
         }
     };
     let globals = cli.globals.clone();
@@ -223,6 +224,17 @@ fn verb(args: &[OsString]) -> Option<usize> {
         i += if VALUED.contains(&text) { 2 } else { 1 };
     }
     None
+}
+
+/// The exit code of wrong usage: Docker's 125 for the commands typed as Docker's, else runc's 1.
+fn usage_code(args: &[OsString]) -> i32 {
+    match verb(args)
+        .and_then(|at| args.get(at))
+        .and_then(|v| v.to_str())
+    {
+        Some("exec" | "run") => launch::OWN,
+        _ => 1,
+    }
 }
 
 /// Decides between the two readings of `run`: with `--bundle`, or in a folder that

@@ -29,7 +29,7 @@ Examples:
 With --bundle, or in a folder that holds config.json, run is runc's:
   gpucell run --bundle bundles/hello one";
 
-/// Run an image, or a bundle, on a writable layer of its own
+/// Run an image or a bundle on a writable layer
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct RunImage {

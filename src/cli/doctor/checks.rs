@@ -194,7 +194,7 @@ const CONTROLLERS: [(&str, &str, &str); 7] = [
     ("pids", "pids", "--pids-limit"),
     ("io", "blkio", "--device-read-bps"),
     ("hugetlb", "hugetlb", "--hugetlb"),
-    ("rdma", "rdma", "rdma limits"),
+    ("rdma", "rdma", "linux.resources.rdma"),
 ];
 
 fn cgroups(look: &dyn Look, out: &mut Vec<Check>) {
@@ -231,10 +231,7 @@ fn cgroups(look: &dyn Look, out: &mut Vec<Check>) {
             out.push(ok(AREA, name, format!("v2 at {v2}, {how}")));
         } else if let Some(mount) = host.v1_home(old) {
             let check = ok(AREA, name, format!("v1 at {}", mount.mount));
-            out.push(check.worse(
-                State::Degraded,
-                format!("{flag} works through v1; {unified}"),
-            ));
+            out.push(check.worse(State::Degraded, format!("{flag} through v1 (see mode)")));
         } else {
             out.push(no_controller(look, name, old, flag));
         }

@@ -91,13 +91,13 @@ pub(super) fn edits(flags: &Flags, spec: &Spec, id: &str, host: &dyn Host) -> Re
         host,
     )?;
     set(Ns::Cgroup, "--cgroupns", &flags.cgroupns, m);
-    ipc_mounts(flags, &mut out)?;
+    ipc_mounts(flags, host, &mut out)?;
     names(flags, spec, id, host, &mut out)?;
     Ok(out)
 }
 
 /// The host's IPC objects are reached through two mounts as well; `none` has no /dev/shm.
-fn ipc_mounts(flags: &Flags, out: &mut Vec<Edit>) -> Result<()> {
+fn ipc_mounts(flags: &Flags, host: &dyn Host, out: &mut Vec<Edit>) -> Result<()> {
     let Some(mode @ ("host" | "none")) = flags.ipc.as_deref() else {
         return Ok(());
     };
@@ -112,6 +112,11 @@ fn ipc_mounts(flags: &Flags, out: &mut Vec<Edit>) -> Result<()> {
         return Ok(());
     }
     for path in ["/dev/shm", "/dev/mqueue"] {
+        // Not every host mounts its message queues; the bundle's own mount then shows them, since
+        // the file system goes with the IPC namespace (mq_overview(7)).
+        if host.owner(Path::new(path)).is_err() {
+            continue;
+        }
         let options = ["rbind", "rprivate", "nosuid", "noexec", "nodev"];
         let mut mount = Mount::default();
         mount

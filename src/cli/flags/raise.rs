@@ -67,6 +67,8 @@ pub fn raise(flags: &Flags, ctx: &Context<'_>, host: &dyn Host) -> Result<High> 
     }
     shm(flags, ctx.spec, &mut high.edits)?;
     mounts(flags, ctx, &user, host, &mut high)?;
+    high.edits
+        .extend(security::privileged(flags, ctx.spec, host)?);
     high.edits.extend(security::devices(flags, host)?);
     let caps = match security::capabilities(flags, ctx.spec, user.uid, host)? {
         Some((edit, caps)) => {
@@ -289,7 +291,8 @@ fn environment(
         ));
     }
     if let Some(home) = user.home.as_deref().filter(|_| !has("HOME")) {
-        out.push(Edit::new("default", Change::Env(format!("HOME={home}"))));
+        let change = Change::Env(format!("HOME={home}"));
+        out.push(Edit::new("default: the user's home", change));
     }
     out.extend(
         asked

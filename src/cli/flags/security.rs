@@ -7,7 +7,7 @@ use oci_spec::runtime::{
 };
 
 use super::{Flags, Host, invalid, profile};
-use crate::spec::edit::{Change, DeviceNode, Edit};
+use crate::spec::edit::{Change, DeviceNode, Edit, HostNode};
 use crate::{Error, Result};
 
 /// A capability by name, with or without `CAP_`, in any case.
@@ -44,14 +44,17 @@ pub(super) fn capabilities(
         .process()
         .as_ref()
         .and_then(|p| p.capabilities().as_ref());
-    let asked = !flags.cap_add.is_empty() || !flags.cap_drop.is_empty();
+    let asked = flags.privileged || !flags.cap_add.is_empty() || !flags.cap_drop.is_empty();
     if !asked && (flags.user.is_none() || old.is_none()) {
         return Ok(None);
     }
     let (add_all, add) = split_all(&flags.cap_add)?;
     let (drop_all, drop) = split_all(&flags.cap_drop)?;
     let base = old.and_then(|c| c.bounding().clone()).unwrap_or_default();
-    let set: Capabilities = if add_all {
+    let set: Capabilities = if flags.privileged {
+        // As Docker: nothing is taken from a privileged container.
+        host.capabilities().into_iter().collect()
+    } else if add_all {
         let all = host.capabilities().into_iter();
         all.filter(|c| !drop.contains(c)).collect()
     } else if drop_all {
@@ -77,6 +80,7 @@ pub(super) fn capabilities(
         .set_inheritable(Some(keep(old.map(LinuxCapabilities::inheritable))))
         .set_ambient(Some(ambient));
     let mut reason: Vec<String> = Vec::new();
+    reason.extend(flags.privileged.then(|| "--privileged".to_owned()));
     reason.extend(flags.cap_drop.iter().map(|c| format!("--cap-drop {c}")));
     reason.extend(flags.cap_add.iter().map(|c| format!("--cap-add {c}")));
     if !asked {
@@ -172,6 +176,84 @@ fn relabelled(base: Option<String>, part: &str) -> Option<String> {
     Some(parts.join(":"))
 }
 
+/// Names in /dev that `--privileged` leaves out: other file systems, links made anew, the console (runc
+/// libcontainer/devices, `GetDevices`).
+const NOT_PASSED: [&str; 9] = [
+    "pts",
+    "shm",
+    "fd",
+    "mqueue",
+    ".lxc",
+    ".lxd-mounts",
+    ".udev",
+    "console",
+    "ptmx",
+];
+
+/// `--privileged`, all of it: every device of the host, no filter, profile or label, no masked and
+/// read-only paths, /sys and the cgroups writable (moby `oci_linux.go`, `WithDevices`, `WithMounts`). The
+/// capabilities are [`capabilities`]'.
+pub(super) fn privileged(flags: &Flags, spec: &Spec, host: &dyn Host) -> Result<Vec<Edit>> {
+    if !flags.privileged {
+        return Ok(Vec::new());
+    }
+    let mut changes = vec![
+        Change::Seccomp(None),
+        Change::Apparmor(None),
+        Change::Selinux {
+            process: None,
+            mount: None,
+        },
+        Change::Unmask,
+    ];
+    for mount in spec.mounts().iter().flatten() {
+        let typ = mount.typ().as_deref();
+        let options = mount.options().clone().unwrap_or_default();
+        if !matches!(typ, Some("sysfs" | "cgroup" | "cgroup2" | "proc")) {
+            continue;
+        }
+        if options.iter().any(|o| o == "ro") {
+            let mut mount = mount.clone();
+            mount.set_options(Some(options.into_iter().filter(|o| o != "ro").collect()));
+            changes.push(Change::Mount(mount));
+        }
+    }
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(true)
+        .set_typ(Some(LinuxDeviceType::A))
+        .set_access(Some("rwm".to_owned()));
+    changes.push(Change::DeviceRule(rule));
+    for path in host.nodes_in(Path::new("/dev"))? {
+        let below = path.strip_prefix("/dev").unwrap_or(&path);
+        let first = below.components().next().map(|c| c.as_os_str());
+        if first.is_none_or(|f| NOT_PASSED.iter().any(|n| f == *n)) {
+            continue;
+        }
+        // One that vanished meanwhile is no error; nobody asked for it by name.
+        let Ok(node) = host.node(&path) else { continue };
+        if node.typ != LinuxDeviceType::P {
+            changes.push(Change::Device(device_node(path.clone(), path, node, "rwm")));
+        }
+    }
+    let edit = |change| Edit::new("--privileged", change);
+    Ok(changes.into_iter().map(edit).collect())
+}
+
+/// The node with the host's owner and mode, as Docker makes it.
+fn device_node(target: PathBuf, path: PathBuf, node: HostNode, permissions: &str) -> DeviceNode {
+    DeviceNode {
+        path: target,
+        host_path: Some(path),
+        typ: Some(node.typ),
+        major: Some(node.major),
+        minor: Some(node.minor),
+        file_mode: Some(node.mode),
+        permissions: Some(permissions.to_owned()),
+        uid: Some(node.uid),
+        gid: Some(node.gid),
+    }
+}
+
 /// `--device` and `--device-cgroup-rule`.
 pub(super) fn devices(flags: &Flags, host: &dyn Host) -> Result<Vec<Edit>> {
     let mut out = Vec::new();
@@ -195,17 +277,7 @@ pub(super) fn devices(flags: &Flags, host: &dyn Host) -> Result<Vec<Edit>> {
             let target = if is_dir { to.join(below) } else { to.clone() };
             out.push(Edit::new(
                 reason.clone(),
-                Change::Device(DeviceNode {
-                    path: target,
-                    host_path: Some(path),
-                    typ: Some(node.typ),
-                    major: Some(node.major),
-                    minor: Some(node.minor),
-                    file_mode: Some(node.mode),
-                    permissions: Some(permissions.clone()),
-                    uid: Some(node.uid),
-                    gid: Some(node.gid),
-                }),
+                Change::Device(device_node(target, path, node, &permissions)),
             ));
         }
     }
