@@ -136,7 +136,8 @@ fn killed_by_somebody_else_is_not_called_a_memory_kill() {
 #[test]
 fn half_a_cpu_is_half_a_cpu() {
     let b = Bundle::new();
-    // A busy machine may give less than the limit, never more: look again for the lower bound alone.
+    // A busy machine may give less than the limit, never more: the weight makes this cell the first to
+    // be served, and the lower bound alone is looked at again.
     let mut seen = Vec::new();
     for _ in 0..3 {
         let percent = b

@@ -13,6 +13,7 @@ pub mod entry;
 pub mod fd;
 pub mod misc;
 pub mod mount;
+mod nss;
 pub mod pipe;
 pub mod socket;
 pub mod tty;

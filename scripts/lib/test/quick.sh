@@ -33,6 +33,7 @@ static_binary() {
   local found
   readelf -lW "$1" | grep -q INTERP && { echo "$1 asks for a dynamic loader"; return 1; }
   readelf -hW "$1" | grep -q 'Type: *EXEC' || { echo "$1 is position-independent"; return 1; }
-  found=$(nm "$1" | awk '$2 ~ /^[TtWw]$/ { print $3 }' | grep -xE '(__)?(get(pw|gr)(nam|uid|gid|ent)(_r)?|getgrouplist|initgroups|getaddrinfo)') || true
+  # gaih_inet: the inside of glibc's getaddrinfo, which src/sys/nss.rs stands in for.
+  found=$(nm "$1" | awk '{ print $3 }' | grep -xE '_*(get(pw|gr)(nam|uid|gid|ent)(_r)?|getgrouplist|initgroups|gaih_inet.*|__nss_lookup_function)') || true
   [ -z "$found" ] || { echo "$1 links functions of the name service:"; echo "$found"; return 1; }
 }
