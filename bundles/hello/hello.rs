@@ -36,6 +36,8 @@ tasks N                starts up to N processes that sleep; prints how many ther
 sleep SECONDS          sleeps
 signals                prints `ready`, then each signal received; ends on TERM or INT with 128+n
 fd FD                  is this descriptor open?
+syscall NUMBER [N...]  a system call with numbers for arguments: `result N`, or the error, exit 1
+each COMMAND ; ...     several commands, words apart from `;`: after each a line `== EXIT-CODE`
 cost-fork PROGRAM N, cost-fault SIZE SECONDS, cost-open FILE N, cost-read FILE SECONDS, cost-throttle SECONDS
                        what these cost here (scripts/bench kernel)
 ";
@@ -44,9 +46,10 @@ mod cost;
 
 mod sys {
     //! The few calls of libc that std has no word for. Each is a plain C function.
-    use std::ffi::c_int;
+    use std::ffi::{c_int, c_long};
 
     unsafe extern "C" {
+        pub fn syscall(n: c_long, a: c_long, b: c_long, c: c_long, d: c_long) -> c_long;
         pub safe fn getpid() -> c_int;
         pub safe fn getppid() -> c_int;
         pub safe fn getpgrp() -> c_int;
@@ -212,6 +215,27 @@ fn run(command: &str, rest: &[&str]) -> io::Result<i32> {
         "fd" => {
             let open = sys::fcntl(number(rest, 0)? as i32, 1 /* F_GETFD */) != -1;
             writeln!(out, "{}", if open { "open" } else { "closed" })?;
+        }
+        "syscall" => {
+            let mut n = [0; 5];
+            for (i, slot) in n.iter_mut().enumerate().take(rest.len()) {
+                *slot = word(rest, i)?.parse().map_err(io::Error::other)?;
+            }
+            // SAFETY: as good as the caller's numbers, which name calls that touch no memory here.
+            let result = unsafe { sys::syscall(n[0], n[1], n[2], n[3], n[4]) };
+            if result == -1 {
+                return verdict(&mut out, Err(io::Error::last_os_error()));
+            }
+            writeln!(out, "result {result}")?;
+        }
+        "each" => {
+            for words in rest.split(|w| *w == ";") {
+                let Some((command, rest)) = words.split_first() else {
+                    continue;
+                };
+                let code = run(command, rest).or_else(|e| writeln!(out, "{e}").map(|()| 1))?;
+                writeln!(out, "== {code}")?;
+            }
         }
         "cost-fork" => writeln!(
             out,

@@ -115,9 +115,10 @@ fn v1_view(state: &CgroupState, namespace: bool) -> Result<CgroupView> {
     Ok(CgroupView::V1(list))
 }
 
-/// The mount point that holds the root directory, when the root's tree is to be shared.
+/// The mount point that holds the root directory, when it may be shared with the host: only a
+/// recursive change to something else reaches it.
 pub fn parent_mount(plan: &Plan) -> Result<Option<CString>> {
-    if plan.root.propagation & libc::MS_SHARED == 0 {
+    if plan.root.propagation & libc::MS_REC != 0 && plan.root.propagation & libc::MS_SHARED == 0 {
         return Ok(None);
     }
     let root = Path::new(std::ffi::OsStr::from_bytes(plan.root.path.as_bytes()));

@@ -17,7 +17,7 @@ pub fn make(root: BorrowedFd, plan: &DevPlan) -> Step {
     let dev = if plan.nodes.is_empty() && plan.links.is_empty() {
         return Ok(());
     } else {
-        path::ensure_dir(root, c"/dev", Links::Follow).at(Stage::Node, 0)?
+        path::ensure_dir(root, c"/dev", links(b"/dev")).at(Stage::Node, 0)?
     };
     for (i, node) in plan.nodes.iter().enumerate() {
         if plan.bind {
@@ -57,8 +57,18 @@ fn in_parent(
     if dir == b"/dev" {
         return op(dev, name);
     }
-    let parent = path::parent(root, dir, Links::Follow)?;
+    let parent = path::parent(root, dir, links(path.to_bytes()))?;
     op(parent.as_fd(), name)
+}
+
+/// In /dev no link is followed: an image's could lead into a folder of the host that is bound
+/// elsewhere in the cell, where nothing may be made (CVE-2026-41579).
+fn links(path: &[u8]) -> Links {
+    if path == b"/dev" || path.starts_with(b"/dev/") {
+        Links::Refuse
+    } else {
+        Links::Follow
+    }
 }
 
 fn make_node(dir: BorrowedFd, name: &CStr, node: &Node) -> Sys<()> {
@@ -87,7 +97,7 @@ fn bind_node(root: BorrowedFd, node: &Node) -> Sys<()> {
     if (st.mode ^ node.mode) & libc::S_IFMT != 0 || st.rdev != node.rdev {
         return Err(Errno::ENODEV);
     }
-    let target = path::ensure_file(root, &node.path, Links::Follow)?;
+    let target = path::ensure_file(root, &node.path, links(node.path.to_bytes()))?;
     m::attach(tree.as_fd(), target.as_fd())
 }
 

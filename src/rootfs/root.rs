@@ -9,12 +9,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Sets the propagation of the whole tree, and takes the mount under a shared root out of it.
 ///
-/// `parent_mount` is the mount point above the root directory when the root is to be shared:
+/// `parent_mount` is the mount point above the root directory when it may be shared:
 /// pivot_root(2) refuses a shared parent, and attaching to one would show on the host.
 pub fn set_propagation(root: &RootPlan, parent_mount: Option<&CStr>) -> Step {
-    m::set_propagation(c"/", root.propagation).at(Stage::Propagation, 0)?;
+    // An unbindable tree could not be cloned: until it is in place the root is private instead.
+    let first = match root.propagation & !libc::MS_REC {
+        libc::MS_UNBINDABLE => libc::MS_PRIVATE | root.propagation & libc::MS_REC,
+        _ => root.propagation,
+    };
+    m::set_propagation(c"/", first).at(Stage::Propagation, 0)?;
     if let Some(path) = parent_mount {
-        m::set_propagation(path, libc::MS_PRIVATE).at(Stage::Propagation, 1)?;
+        m::set_propagation(path, libc::MS_SLAVE).at(Stage::Propagation, 1)?;
     }
     Ok(())
 }
@@ -42,11 +47,16 @@ fn attach_root(root: &RootPlan) -> Sys<OwnedFd> {
             m::fsmount(fs.as_fd(), 0)?
         }
     };
-    let private = MountAttr {
-        propagation: libc::MS_PRIVATE,
+    let apart = MountAttr {
+        // A slave goes on receiving what the host mounts in the directory (runc's default);
+        // either way nothing goes back.
+        propagation: match root.propagation & !libc::MS_REC {
+            libc::MS_SLAVE => libc::MS_SLAVE,
+            _ => libc::MS_PRIVATE,
+        },
         ..MountAttr::default()
     };
-    m::setattr(tree.as_fd(), true, &private)?;
+    m::setattr(tree.as_fd(), true, &apart)?;
     let over = fd::open_host(&root.path, libc::O_PATH | libc::O_DIRECTORY)?;
     m::attach(tree.as_fd(), over.as_fd())?;
     Ok(tree)
@@ -55,7 +65,8 @@ fn attach_root(root: &RootPlan) -> Sys<OwnedFd> {
 /// Makes the attached root `/` and lets go of the old one.
 pub fn pivot(root: &RootPlan, fd: BorrowedFd) -> Step {
     swap(root, fd).at(Stage::Pivot, 0)?;
-    // The specification's rootfsPropagation is that of the new root; it was private until now.
+    // The specification's rootfsPropagation is that of the new root; until now it was a slave or
+    // private.
     let kind = root.propagation & !libc::MS_REC;
     if kind != libc::MS_SLAVE {
         m::set_propagation(c"/", root.propagation).at(Stage::Pivot, 1)?;
@@ -77,10 +88,19 @@ fn swap(root: &RootPlan, fd: BorrowedFd) -> Sys<()> {
         fd::chroot(c".")?;
         return fd::fchdir(fd);
     }
-    m::pivot_here()?;
-    // The old root now lies over the new one. A slave first, or a shared host tree would be
-    // unmounted on the host too.
-    m::set_propagation(c".", libc::MS_SLAVE | libc::MS_REC)?;
+    let apart = [libc::MS_SLAVE | libc::MS_REC, libc::MS_PRIVATE | libc::MS_REC];
+    if apart.contains(&root.propagation) {
+        m::pivot_here()?;
+    } else {
+        // Made a slave first, or a shared host tree would be unmounted on the host too. Only
+        // umount(2) climbs from `.` to what lies over it; here it takes the old root's descriptor.
+        let old = fd::open_host(c"/", libc::O_PATH | libc::O_DIRECTORY)?;
+        m::pivot_here()?;
+        fd::fchdir(old.as_fd())?;
+        m::set_propagation(c".", libc::MS_SLAVE | libc::MS_REC)?;
+        fd::fchdir(fd)?;
+    }
+    // The old root now lies over the new one.
     m::umount(c".", libc::MNT_DETACH)?;
     fd::fchdir(fd)
 }

@@ -27,7 +27,9 @@ pub fn hello() -> PathBuf {
     let repo = Path::new(env!("CARGO_MANIFEST_DIR"));
     let bundle = repo.join("bundles/hello");
     MADE.call_once(|| {
-        if !bundle.join("rootfs/.made-from").exists() {
+        let age = |file: &str| fs::metadata(bundle.join(file)).and_then(|m| m.modified());
+        let made = age("rootfs/.made-from").ok();
+        if made.is_none() || age("hello.rs").ok() > made {
             let made = Command::new(repo.join("scripts/bundle"))
                 .arg("hello")
                 .status();
