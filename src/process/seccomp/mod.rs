@@ -95,7 +95,7 @@ pub fn compile(spec: &LinuxSeccomp) -> Result<Program> {
 pub fn compile_for(spec: &LinuxSeccomp, host: Arch) -> Result<Program> {
     let mut warnings = Vec::new();
     let default = action(
-        "linux.seccomp.defaultErrnoRet",
+        || "linux.seccomp.defaultErrnoRet".into(),
         spec.default_action(),
         spec.default_errno_ret(),
     )?;
@@ -170,12 +170,12 @@ fn architectures(spec: &LinuxSeccomp, host: Arch) -> Vec<Arch> {
 }
 
 /// SECCOMP_RET_* for an action (include/uapi/linux/seccomp.h).
-fn action(at: &'static str, action: Action, errno: Option<u32>) -> Result<u32> {
+fn action(at: impl FnOnce() -> String, action: Action, errno: Option<u32>) -> Result<u32> {
     // config-linux.md: "If not specified, its default value is EPERM".
     let data = errno.unwrap_or(libc::EPERM as u32);
     if data > 0xffff {
         return Err(Error::config(
-            at,
+            at(),
             format!("expected at most 65535, found {data}"),
         ));
     }
@@ -221,7 +221,7 @@ fn add_rules(
     let mut unknown = Unknown::default();
     for (i, rule) in spec.syscalls().iter().flatten().enumerate() {
         let answer = action(
-            "linux.seccomp.syscalls[].errnoRet",
+            || format!("linux.seccomp.syscalls[{i}].errnoRet"),
             rule.action(),
             rule.errno_ret(),
         )?;
