@@ -1,7 +1,7 @@
 //! Image config → runtime configuration (image-spec, conversion.md), on top of Docker's defaults
 //! ([`crate::spec::default`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +45,14 @@ pub fn to_spec(
         process.set_args(Some(args));
         process.set_env(Some(environment(config.env().as_deref(), &who)));
         process.set_cwd(cwd);
+        // As Docker: another user than root keeps none but the bounding set, as execve(2) leaves it.
+        if who.uid != 0
+            && let Some(mut caps) = process.capabilities().clone()
+        {
+            caps.set_effective(Some(HashSet::new()));
+            caps.set_permitted(Some(HashSet::new()));
+            process.set_capabilities(Some(caps));
+        }
         let mut set = oci_spec::runtime::User::default();
         set.set_uid(who.uid);
         set.set_gid(who.gid);

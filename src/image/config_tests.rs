@@ -61,6 +61,9 @@ fn a_full_config() {
     let user = process.user();
     assert_eq!((user.uid(), user.gid()), (1000, 1000));
     assert_eq!(user.additional_gids().as_ref().unwrap(), &[1000, 44]);
+    let caps = process.capabilities().as_ref().unwrap();
+    assert!(caps.effective().as_ref().unwrap().is_empty());
+    assert_eq!(caps.bounding().as_ref().unwrap().len(), 14);
     let mount = spec.mounts().as_ref().unwrap().last().unwrap();
     assert_eq!(mount.destination(), Path::new("/home/aiuser/workspace"));
     assert_eq!(
@@ -100,6 +103,8 @@ fn an_empty_config_and_null_fields() {
         &[default::DEFAULT_PATH, "HOME=/root"]
     );
     assert_eq!(process.user().uid(), 0);
+    let caps = process.capabilities().as_ref().unwrap();
+    assert_eq!(caps.effective(), caps.bounding());
 }
 
 #[test]

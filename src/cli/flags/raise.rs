@@ -73,6 +73,8 @@ pub fn raise(flags: &Flags, ctx: &Context<'_>, host: &dyn Host) -> Result<High> 
     let caps = match security::capabilities(flags, ctx.spec, user.uid, host)? {
         Some((edit, caps)) => {
             high.edits.push(edit);
+            let filter = security::own_filter(ctx.spec, &bounding(ctx.spec), &caps);
+            high.edits.extend(filter);
             caps
         }
         None => bounding(ctx.spec),

@@ -7,6 +7,7 @@ use oci_spec::runtime::{
 };
 
 use super::{Flags, Host, invalid, profile};
+use crate::spec::default::seccomp;
 use crate::spec::edit::{Change, DeviceNode, Edit, HostNode};
 use crate::{Error, Result};
 
@@ -90,6 +91,21 @@ pub(super) fn capabilities(
         Edit::new(reason.join(" "), Change::Capabilities(caps)),
         set,
     )))
+}
+
+/// The filter for other capabilities than the bundle's, where the bundle has the one that gpucell made
+/// for it: Docker's profile allows more calls with more capabilities (moby `setupSeccomp`). A filter of
+/// the bundle's own stays.
+pub(super) fn own_filter(spec: &Spec, old: &Capabilities, new: &Capabilities) -> Option<Edit> {
+    let filter = spec.linux().as_ref()?.seccomp().as_ref()?;
+    if old == new || *filter != seccomp::profile(old) {
+        return None;
+    }
+    let reason = "the default seccomp profile for these capabilities";
+    Some(Edit::new(
+        reason,
+        Change::Seccomp(Some(seccomp::profile(new))),
+    ))
 }
 
 /// `--security-opt` (moby `daemon/daemon_unix.go`, `parseSecurityOpt`). `caps` are the bounding
@@ -350,4 +366,29 @@ fn device_rule(text: &str) -> Option<LinuxDeviceCgroup> {
         .set_minor(number(minor)?)
         .set_access(Some(permissions.to_owned()));
     Some(rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::default;
+
+    #[test]
+    fn the_default_filter_follows_the_capabilities() {
+        let old: Capabilities = default::DEFAULT_CAPABILITIES.into_iter().collect();
+        let mut new = old.clone();
+        new.insert(Capability::SysPtrace);
+        let mut spec = default::docker_like();
+        assert!(own_filter(&spec, &old, &old).is_none());
+        assert!(own_filter(&spec, &old, &new).is_some());
+        // A filter that is not ours is left alone, and so is its absence.
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_seccomp(Some(Default::default()));
+        }
+        assert!(own_filter(&spec, &old, &new).is_none());
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_seccomp(None);
+        }
+        assert!(own_filter(&spec, &old, &new).is_none());
+    }
 }
