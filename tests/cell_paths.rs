@@ -21,7 +21,9 @@ fn bind(to: &str, from: &Path) -> Value {
 /// The names in a folder of the host.
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("a folder").flatten();
-    entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 #[test]
@@ -40,10 +42,30 @@ fn device_nodes_have_the_mode_and_owner_asked_for() {
         // Whatever the caller's mask.
         c["process"]["user"]["umask"] = json!(0o077);
     });
-    let nodes = ["c", "b", "p", "u", "in/a/folder", "../elsewhere", "zero", "null", "full", "random", "urandom", "tty"];
+    let nodes = [
+        "c",
+        "b",
+        "p",
+        "u",
+        "in/a/folder",
+        "../elsewhere",
+        "zero",
+        "null",
+        "full",
+        "random",
+        "urandom",
+        "tty",
+    ];
     let links = ["fd", "stdin", "stdout", "stderr", "ptmx"];
-    let paths: Vec<String> = nodes.iter().chain(&links).map(|n| format!("/dev/{n}")).collect();
-    let words: Vec<&str> = ["stat"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+    let paths: Vec<String> = nodes
+        .iter()
+        .chain(&links)
+        .map(|n| format!("/dev/{n}"))
+        .collect();
+    let words: Vec<&str> = ["stat"]
+        .into_iter()
+        .chain(paths.iter().map(String::as_str))
+        .collect();
     let got = &cell.each(&[&words])[0].1;
     let want = [
         "char 0640 12:34 size=0 dev=195:300",
@@ -68,19 +90,35 @@ fn device_nodes_have_the_mode_and_owner_asked_for() {
         assert!(line.ends_with(want), "{line}, not {want}");
     }
     assert_eq!(got.lines().count(), want.len(), "{got}");
-    assert!(cell.root("elsewhere").metadata().unwrap().file_type().is_char_device());
+    assert!(
+        cell.root("elsewhere")
+            .metadata()
+            .unwrap()
+            .file_type()
+            .is_char_device()
+    );
 }
 
 #[test]
 fn in_a_user_namespace_the_hosts_nodes_are_bound() {
     let mut cell = Cell::new(|c| {
-        c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        c["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "user"}));
         for map in ["uidMappings", "gidMappings"] {
             c["linux"][map] = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
         }
     });
-    let got = cell.each(&[&["stat", "/dev/null", "/dev/urandom"], &["write", "/dev/null", "x"], &["open", "/dev/zero"]]);
-    assert!(got[0].1.contains("dev=1:3") && got[0].1.contains("dev=1:9"), "{got:?}");
+    let got = cell.each(&[
+        &["stat", "/dev/null", "/dev/urandom"],
+        &["write", "/dev/null", "x"],
+        &["open", "/dev/zero"],
+    ]);
+    assert!(
+        got[0].1.contains("dev=1:3") && got[0].1.contains("dev=1:9"),
+        "{got:?}"
+    );
     assert_eq!((got[1].0, got[2].0), (0, 0), "{got:?}");
 }
 
@@ -107,14 +145,26 @@ fn mount_points_are_made_and_stay_inside() {
     });
     let seen = format!("{}/x/y/file", trap.display());
     let got = cell.each(&[
-        &["cat", "/new/file", "/new/folder/file", "/out/x/y/file", &seen, "/mnt/z", "/b/file", "/relative/file"],
+        &[
+            "cat",
+            "/new/file",
+            "/new/folder/file",
+            "/out/x/y/file",
+            &seen,
+            "/mnt/z",
+            "/b/file",
+            "/relative/file",
+        ],
         &["stat", "/proc/self/cwd"],
     ]);
     assert_eq!(got[0].1, "data\n".repeat(7), "{got:?}");
     assert!(got[1].1.ends_with("-> /made/for/cwd\n"), "{got:?}");
     assert_eq!(names(&trap), Vec::<String>::new(), "made on the host");
     let mode = |p: &str| cell.root(p).metadata().unwrap().mode() & 0o7777;
-    assert_eq!((mode("new"), mode("new/file"), mode("made/for/cwd")), (0o755, 0o644, 0o755));
+    assert_eq!(
+        (mode("new"), mode("new/file"), mode("made/for/cwd")),
+        (0o755, 0o644, 0o755)
+    );
 }
 
 #[test]
@@ -122,18 +172,50 @@ fn what_cannot_be_mounted_there_is_refused_by_name() {
     let plain = |to: &str| json!({"destination": to, "source": "/etc", "options": ["bind"]});
     type Prepare = fn(&Cell);
     let rows: [(Value, Prepare, &str); 12] = [
-        (json!({"destination": "/proc", "type": "tmpfs", "source": "t"}), |_| {}, "inside /proc"),
+        (
+            json!({"destination": "/proc", "type": "tmpfs", "source": "t"}),
+            |_| {},
+            "inside /proc",
+        ),
         (plain("/proc/self/attr"), |_| {}, "inside /proc"),
         (plain("/proc"), |_| {}, "only a proc file system"),
-        (plain("/link/self"), |c| symlink("/proc", c.root("link")).unwrap(), "inside /proc"),
+        (
+            plain("/link/self"),
+            |c| symlink("/proc", c.root("link")).unwrap(),
+            "inside /proc",
+        ),
         (plain("/mnt/../proc/self"), |_| {}, "/proc"),
-        (json!({"destination": "/mnt", "source": "/not/there", "options": ["bind"]}), |_| {}, "/not/there: No such file or directory"),
-        (json!({"destination": "/mnt", "type": "nonesuch"}), |_| {}, "/mnt: No such device"),
-        (json!({"destination": "/mnt", "type": "tmpfs", "options": ["size=oops"]}), |_| {}, "/mnt"),
-        (json!({"destination": "/mnt", "type": "tmpfs", "options": ["nonesuch=1"]}), |_| {}, "nonesuch"),
-        (json!({"destination": "/etc/passwd", "type": "tmpfs"}), |_| {}, "/etc/passwd"),
+        (
+            json!({"destination": "/mnt", "source": "/not/there", "options": ["bind"]}),
+            |_| {},
+            "/not/there: No such file or directory",
+        ),
+        (
+            json!({"destination": "/mnt", "type": "nonesuch"}),
+            |_| {},
+            "/mnt: No such device",
+        ),
+        (
+            json!({"destination": "/mnt", "type": "tmpfs", "options": ["size=oops"]}),
+            |_| {},
+            "/mnt",
+        ),
+        (
+            json!({"destination": "/mnt", "type": "tmpfs", "options": ["nonesuch=1"]}),
+            |_| {},
+            "nonesuch",
+        ),
+        (
+            json!({"destination": "/etc/passwd", "type": "tmpfs"}),
+            |_| {},
+            "/etc/passwd",
+        ),
         (plain("/etc/passwd/x"), |_| {}, "Not a directory"),
-        (plain("/dangling"), |c| symlink("/nowhere/x", c.root("dangling")).unwrap(), "/dangling"),
+        (
+            plain("/dangling"),
+            |c| symlink("/nowhere/x", c.root("dangling")).unwrap(),
+            "/dangling",
+        ),
     ];
     for (mount, prepare, text) in rows {
         let mut cell = Cell::new(|c| mounts(c).push(mount.clone()));
@@ -141,7 +223,10 @@ fn what_cannot_be_mounted_there_is_refused_by_name() {
         let done = cell.hello(&["true"]);
         assert_eq!(done.code, 1, "{mount}: {done:#?}");
         assert!(done.err.contains(text), "{mount}: no '{text}' in {done:#?}");
-        assert!(done.err.contains("mounts[7]"), "{mount}: which one? {done:#?}");
+        assert!(
+            done.err.contains("mounts[7]"),
+            "{mount}: which one? {done:#?}"
+        );
         cell.nothing_left();
     }
 }
@@ -186,25 +271,44 @@ fn nothing_is_made_in_a_dev_that_is_not_the_cells() {
     let done = cell.hello(&["true"]);
     assert_eq!(names(&host), Vec::<String>::new(), "{done:#?}");
     assert_eq!(done.code, 1, "{done:#?}");
-    assert!(done.err.contains("/dev/null") || done.err.contains("/dev:"), "{done:#?}");
+    assert!(
+        done.err.contains("/dev/null") || done.err.contains("/dev:"),
+        "{done:#?}"
+    );
 
     // No mount on /dev at all, and links where nodes belong (CVE-2025-31133, CVE-2026-88264).
-    for (name, to) in [("null", "/proc/sys/kernel/core_pattern"), ("tty", "../../../../tmp/x")] {
-        let mut cell = Cell::new(|c| mounts(c).retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev")));
+    for (name, to) in [
+        ("null", "/proc/sys/kernel/core_pattern"),
+        ("tty", "../../../../tmp/x"),
+    ] {
+        let mut cell = Cell::new(|c| {
+            mounts(c).retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"))
+        });
         symlink(to, cell.root(&format!("dev/{name}"))).unwrap();
         let before = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
         let done = cell.hello(&["true"]);
         assert_eq!(done.code, 1, "{done:#?}");
-        assert!(done.err.contains(&format!("/dev/{name}: File exists")), "{done:#?}");
-        assert_eq!(fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), before);
+        assert!(
+            done.err.contains(&format!("/dev/{name}: File exists")),
+            "{done:#?}"
+        );
+        assert_eq!(
+            fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(),
+            before
+        );
         assert!(cell.root(&format!("dev/{name}")).is_symlink());
     }
 
     // An image that has the right nodes itself is fine.
-    let mut cell = Cell::new(|c| mounts(c).retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev")));
+    let mut cell = Cell::new(|c| {
+        mounts(c).retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"))
+    });
     for _ in 0..2 {
         let got = cell.hello(&["stat", "/dev/null", "/dev/fd"]).ok();
-        assert!(got.out.contains("dev=1:3") && got.out.contains("-> /proc/self/fd"), "{got:#?}");
+        assert!(
+            got.out.contains("dev=1:3") && got.out.contains("-> /proc/self/fd"),
+            "{got:#?}"
+        );
     }
 }
 
@@ -216,7 +320,10 @@ fn no_working_directory_leads_out() {
         cell.edit(|c| c["process"]["cwd"] = json!(format!("/proc/self/fd/{n}")));
         let done = cell.hello(&["ls", "."]);
         assert_ne!(done.code, 0, "{n}: {done:#?}");
-        assert!(done.err.contains(&format!("/proc/self/fd/{n}: ")), "{n}: {done:#?}");
+        assert!(
+            done.err.contains(&format!("/proc/self/fd/{n}: ")),
+            "{n}: {done:#?}"
+        );
     }
     symlink("/proc/self/fd/8/../../..", cell.root("way")).unwrap();
     cell.edit(|c| c["process"]["cwd"] = json!("/way"));

@@ -131,9 +131,10 @@ fn the_files_of_etc() {
         "{seen:?}"
     );
     assert!(seen.out.ends_with("box\n"), "{seen:?}");
-    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let seen = p.exec(&["--network", "host"], &["cat", "/etc/resolv.conf"]);
-    assert_eq!(seen.ok().out.trim_end(), host.trim_end());
+    if let Ok(host) = fs::read_to_string("/etc/resolv.conf") {
+        let seen = p.exec(&["--network", "host"], &["cat", "/etc/resolv.conf"]);
+        assert_eq!(seen.ok().out.trim_end(), host.trim_end());
+    }
     let stat = p.exec(&[], &["stat", "/etc/hosts"]).ok();
     assert!(stat.out.contains("644"), "{stat:?}");
     p.nothing_left();

@@ -23,9 +23,18 @@ const TABLE: &str = "/proc/self/mountinfo";
 #[test]
 fn file_systems_are_mounted_as_asked() {
     let mut cell = Cell::new(|c| {
-        add(c, json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]}));
-        add(c, json!({"destination": "/mnt/t", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m", "nr_inodes=100", "mode=1750", "uid=7", "gid=8", "noexec", "noatime", "nosymfollow"]}));
-        add(c, json!({"destination": "/mnt/deep/er", "type": "tmpfs", "source": "x", "options": ["ro"]}));
+        add(
+            c,
+            json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]}),
+        );
+        add(
+            c,
+            json!({"destination": "/mnt/t", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m", "nr_inodes=100", "mode=1750", "uid=7", "gid=8", "noexec", "noatime", "nosymfollow"]}),
+        );
+        add(
+            c,
+            json!({"destination": "/mnt/deep/er", "type": "tmpfs", "source": "x", "options": ["ro"]}),
+        );
     });
     let got = cell.each(&[
         &["cat", TABLE],
@@ -38,14 +47,39 @@ fn file_systems_are_mounted_as_asked() {
     // Mount point, type, options of the mount, options of the file system.
     let want: &[(&str, &str, &[&str], &[&str])] = &[
         ("/proc", "proc", &["rw", "nosuid", "nodev", "noexec"], &[]),
-        ("/dev", "tmpfs", &["rw", "nosuid"], &["size=65536k", "mode=755"]),
-        ("/dev/pts", "devpts", &["nosuid", "noexec"], &["gid=5", "mode=620", "ptmxmode=666"]),
-        ("/dev/shm", "tmpfs", &["nosuid", "nodev", "noexec"], &["size=65536k"]),
+        (
+            "/dev",
+            "tmpfs",
+            &["rw", "nosuid"],
+            &["size=65536k", "mode=755"],
+        ),
+        (
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec"],
+            &["gid=5", "mode=620", "ptmxmode=666"],
+        ),
+        (
+            "/dev/shm",
+            "tmpfs",
+            &["nosuid", "nodev", "noexec"],
+            &["size=65536k"],
+        ),
         ("/dev/mqueue", "mqueue", &["nosuid", "nodev", "noexec"], &[]),
         ("/sys", "sysfs", &["ro", "nosuid", "nodev", "noexec"], &[]),
-        ("/mnt/t", "tmpfs", &["rw", "noexec", "noatime", "nosymfollow"], &["size=1024k", "nr_inodes=100", "mode=1750", "uid=7", "gid=8"]),
+        (
+            "/mnt/t",
+            "tmpfs",
+            &["rw", "noexec", "noatime", "nosymfollow"],
+            &["size=1024k", "nr_inodes=100", "mode=1750", "uid=7", "gid=8"],
+        ),
         ("/mnt/deep/er", "tmpfs", &["ro"], &[]),
-        ("/sys/fs/cgroup", if on_v2() { "cgroup2" } else { "tmpfs" }, &["ro", "nosuid", "nodev", "noexec"], &[]),
+        (
+            "/sys/fs/cgroup",
+            if on_v2() { "cgroup2" } else { "tmpfs" },
+            &["ro", "nosuid", "nodev", "noexec"],
+            &[],
+        ),
     ];
     for (point, fstype, options, superblock) in want {
         let m = mounted(table, point).unwrap_or_else(|| panic!("no {point} in\n{table}"));
@@ -54,7 +88,10 @@ fn file_systems_are_mounted_as_asked() {
             assert!(m.has(o), "{point}: no {o} in {m:?}");
         }
         for o in *superblock {
-            assert!(m.superblock.iter().any(|s| s == o), "{point}: no {o} in {m:?}");
+            assert!(
+                m.superblock.iter().any(|s| s == o),
+                "{point}: no {o} in {m:?}"
+            );
         }
     }
     // /dev asks for strictatime: no access time option shows.
@@ -76,7 +113,11 @@ fn file_systems_are_mounted_as_asked() {
 #[test]
 fn bind_options_reach_the_mount_and_the_mounts_below_it() {
     // Options, then what the bound mount and the one below it must have (`!` must not have).
-    type Row = (&'static [&'static str], &'static [&'static str], &'static [&'static str]);
+    type Row = (
+        &'static [&'static str],
+        &'static [&'static str],
+        &'static [&'static str],
+    );
     let rows: &[Row] = &[
         (&["bind"], &["rw", "!noexec"], &["none"]),
         (&["rbind"], &["rw"], &["rw", "nosuid"]),
@@ -84,11 +125,19 @@ fn bind_options_reach_the_mount_and_the_mounts_below_it() {
         (&["rbind", "rro"], &["ro"], &["ro", "nosuid"]),
         (&["rbind", "ro", "rw"], &["rw"], &["rw"]),
         (&["rbind", "rro", "rrw"], &["rw"], &["rw"]),
-        (&["rbind", "rnoexec", "rnodev", "nosuid"], &["noexec", "nodev", "nosuid"], &["noexec", "nodev"]),
+        (
+            &["rbind", "rnoexec", "rnodev", "nosuid"],
+            &["noexec", "nodev", "nosuid"],
+            &["noexec", "nodev"],
+        ),
         (&["rbind", "rsuid"], &["rw"], &["!nosuid"]),
         (&["rbind", "rnoatime"], &["noatime"], &["noatime"]),
         (&["rbind", "noatime"], &["noatime"], &["!noatime"]),
-        (&["rbind", "rnosymfollow", "rnodiratime"], &["nosymfollow", "nodiratime"], &["nosymfollow", "nodiratime"]),
+        (
+            &["rbind", "rnosymfollow", "rnodiratime"],
+            &["nosymfollow", "nodiratime"],
+            &["nosymfollow", "nodiratime"],
+        ),
         (&["rbind", "noexec", "exec"], &["!noexec"], &["!noexec"]),
     ];
     let mut cell = Cell::new(|_| {});
@@ -115,7 +164,10 @@ fn bind_options_reach_the_mount_and_the_mounts_below_it() {
                 assert!(fine, "{options:?}: {o} at {point}: {m:?}");
             }
             // Whatever the host has, nothing of the cell may go back to it.
-            assert!(!m.propagation.contains(&"shared".to_owned()), "{options:?}: {m:?}");
+            assert!(
+                !m.propagation.contains(&"shared".to_owned()),
+                "{options:?}: {m:?}"
+            );
         }
     }
 }
@@ -125,7 +177,10 @@ fn propagation_of_binds() {
     let mut cell = Cell::new(|_| {});
     let from = cell.outside("source");
     let _shared = HostMount::new(&["-t", "tmpfs", "tmpfs"], &from);
-    let done = std::process::Command::new("mount").arg("--make-shared").arg(&from).status();
+    let done = std::process::Command::new("mount")
+        .arg("--make-shared")
+        .arg(&from)
+        .status();
     assert!(done.unwrap().success());
     let rows: &[(&str, &[&str])] = &[
         ("private", &[]),
@@ -143,11 +198,18 @@ fn propagation_of_binds() {
         }
         add(c, bind("/mnt/none", &from, &["rbind"]));
         // What is mounted on a private bind must not show on the host.
-        add(c, json!({"destination": "/mnt/none/in", "type": "tmpfs", "source": "tmpfs"}));
+        add(
+            c,
+            json!({"destination": "/mnt/none/in", "type": "tmpfs", "source": "tmpfs"}),
+        );
     });
     cell.words(&["sleep", "60"]).create(&[]).ok();
     let host = host_mounts(&from.to_string_lossy());
-    assert_eq!(host, [from.to_string_lossy().into_owned()], "mounts went back to the host");
+    assert_eq!(
+        host,
+        [from.to_string_lossy().into_owned()],
+        "mounts went back to the host"
+    );
     let table = fs::read_to_string(format!("/proc/{}/mountinfo", cell.pid())).unwrap();
     for (kind, want) in rows {
         let m = mounted(&table, &format!("/mnt/{kind}")).expect(kind);
@@ -174,14 +236,21 @@ fn propagation_of_the_root() {
     let mut cell = Cell::new(|_| {});
     let dir = cell.bundle.path().parent().unwrap().to_path_buf();
     let _shared = HostMount::new(&["--bind", dir.to_str().unwrap()], &dir);
-    let done = std::process::Command::new("mount").arg("--make-shared").arg(&dir).status();
+    let done = std::process::Command::new("mount")
+        .arg("--make-shared")
+        .arg(&dir)
+        .status();
     assert!(done.unwrap().success());
     for (kind, want) in rows {
         cell.edit(|c| c["linux"]["rootfsPropagation"] = json!(kind));
         let created = cell.words(&["sleep", "60"]).create(&[]);
         assert_eq!(created.code, 0, "{kind}: {created:#?}");
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", cell.pid())).unwrap();
-        assert_eq!(mounted(&table, "/").expect("a root").propagation, *want, "{kind:?}\n{table}");
+        assert_eq!(
+            mounted(&table, "/").expect("a root").propagation,
+            *want,
+            "{kind:?}\n{table}"
+        );
         let host = host_mounts(&dir.to_string_lossy());
         assert_eq!(host.len(), 1, "{kind}: on the host: {host:?}");
         cell.verb("delete", &["-f"]).ok();
@@ -196,7 +265,10 @@ fn id_mapped_binds() {
     fs::write(from.join("f"), "x").unwrap();
     chown(from.join("f"), Some(1003), Some(1004)).unwrap();
     fs::create_dir(from.join("sub")).unwrap();
-    let _sub = HostMount::new(&["-t", "tmpfs", "-o", "uid=1003", "tmpfs"], &from.join("sub"));
+    let _sub = HostMount::new(
+        &["-t", "tmpfs", "-o", "uid=1003", "tmpfs"],
+        &from.join("sub"),
+    );
     cell.edit(|c| {
         for (to, options) in [
             ("/mnt/one", &["rbind", "idmap"][..]),
@@ -209,12 +281,27 @@ fn id_mapped_binds() {
             add(c, m);
         }
     });
-    let got = &cell.each(&[&["stat", "/mnt/one/f", "/mnt/one/sub", "/mnt/all/f", "/mnt/all/sub", "/mnt/implied/f"]])[0].1;
+    let got = &cell.each(&[&[
+        "stat",
+        "/mnt/one/f",
+        "/mnt/one/sub",
+        "/mnt/all/f",
+        "/mnt/all/sub",
+        "/mnt/implied/f",
+    ]])[0]
+        .1;
     let owners: Vec<&str> = got.lines().filter_map(|l| l.split(' ').nth(3)).collect();
-    assert_eq!(owners, ["53:64", "1003:0", "53:64", "53:65534", "53:64"], "{got}");
+    assert_eq!(
+        owners,
+        ["53:64", "1003:0", "53:64", "53:65534", "53:64"],
+        "{got}"
+    );
     // The maps of the cell's own user namespace, with what is made inside owned outside by root.
     let mut cell = Cell::new(|c| {
-        c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        c["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "user"}));
         c["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 200000, "size": 65536}]);
         c["linux"]["gidMappings"] = json!([{"containerID": 0, "hostID": 200000, "size": 65536}]);
     });
@@ -233,7 +320,10 @@ fn id_mapped_binds() {
 #[test]
 fn tmpcopyup_copies_what_lies_under_it() {
     let mut cell = Cell::new(|c| {
-        add(c, json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "nodev"]}));
+        add(
+            c,
+            json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "nodev"]}),
+        );
     });
     let up = cell.root("up");
     fs::create_dir_all(up.join("d/e")).unwrap();
@@ -259,7 +349,11 @@ fn tmpcopyup_copies_what_lies_under_it() {
 #[test]
 fn overlay_as_a_mount_and_under_the_root() {
     let mut cell = Cell::new(|_| {});
-    let (low, up, work) = (cell.outside("low"), cell.outside("up"), cell.outside("work"));
+    let (low, up, work) = (
+        cell.outside("low"),
+        cell.outside("up"),
+        cell.outside("work"),
+    );
     fs::write(low.join("f"), "from below\n").unwrap();
     cell.edit(|c| {
         let options = [
@@ -285,10 +379,20 @@ fn overlay_as_a_mount_and_under_the_root() {
 #[test]
 fn remounts_change_what_is_there() {
     let mut cell = Cell::new(|c| {
-        add(c, json!({"destination": "/tmp", "type": "tmpfs", "options": ["remount", "ro", "size=2m"]}));
-        add(c, json!({"destination": "/dev/shm", "options": ["remount", "bind", "ro", "noexec"], "source": "none"}));
+        add(
+            c,
+            json!({"destination": "/tmp", "type": "tmpfs", "options": ["remount", "ro", "size=2m"]}),
+        );
+        add(
+            c,
+            json!({"destination": "/dev/shm", "options": ["remount", "bind", "ro", "noexec"], "source": "none"}),
+        );
     });
-    let got = cell.each(&[&["cat", TABLE], &["write", "/tmp/x", "x"], &["write", "/dev/shm/x", "x"]]);
+    let got = cell.each(&[
+        &["cat", TABLE],
+        &["write", "/tmp/x", "x"],
+        &["write", "/dev/shm/x", "x"],
+    ]);
     let tmp = mounted(&got[0].1, "/tmp").unwrap();
     assert!(tmp.superblock.contains(&"size=2048k".to_owned()), "{tmp:?}");
     assert_eq!(got[1].1, "EROFS 30\n", "{tmp:?}");
@@ -298,7 +402,13 @@ fn remounts_change_what_is_there() {
 #[test]
 fn masked_and_read_only_paths() {
     let mut cell = Cell::new(|c| {
-        c["linux"]["maskedPaths"] = json!(["/secret", "/secrets", "/not/there", "/bin/hello/below", "/etc/link"]);
+        c["linux"]["maskedPaths"] = json!([
+            "/secret",
+            "/secrets",
+            "/not/there",
+            "/bin/hello/below",
+            "/etc/link"
+        ]);
         c["linux"]["readonlyPaths"] = json!(["/keep", "/keep.txt", "/not/there", "/proc/sys"]);
     });
     fs::write(cell.root("secret"), "s").unwrap();
@@ -318,7 +428,10 @@ fn masked_and_read_only_paths() {
         &["write", "/proc/sys/kernel/hostname", "x"],
         &["write", "/elsewhere", "x"],
     ]);
-    assert!(got[0].1.contains("char ") && got[0].1.contains("dev=1:3"), "{got:?}");
+    assert!(
+        got[0].1.contains("char ") && got[0].1.contains("dev=1:3"),
+        "{got:?}"
+    );
     assert_eq!(got[1], (0, String::new()));
     assert_eq!(got[2].1, "EROFS 30\n");
     assert_eq!(got[3].1, "k\n");
@@ -333,14 +446,22 @@ fn masked_and_read_only_paths() {
 #[test]
 fn read_only_root_and_no_pivot() {
     let mut cell = Cell::new(|c| c["root"]["readonly"] = json!(true));
-    let look: &[&[&str]] = &[&["write", "/x", "x"], &["write", "/tmp/x", "x"], &["ls", "/"], &["stat", "/.."]];
+    let look: &[&[&str]] = &[
+        &["write", "/x", "x"],
+        &["write", "/tmp/x", "x"],
+        &["ls", "/"],
+        &["stat", "/.."],
+    ];
     for flags in [&[][..], &["--no-pivot"]] {
         let joined = look.join(&";");
         cell.words(&["each"].into_iter().chain(joined).collect::<Vec<_>>());
         let got = cell_support::sections(&cell.run(flags).ok().out);
         assert_eq!(got[0].1, "EROFS 30\n", "{flags:?}");
         assert_eq!(got[1].0, 0, "{flags:?}");
-        assert!(got[2].1.contains("mnt") && !got[2].1.contains("home"), "{got:?}");
+        assert!(
+            got[2].1.contains("mnt") && !got[2].1.contains("home"),
+            "{got:?}"
+        );
     }
     cell.edit(|c| c["root"]["readonly"] = json!(false));
     let done = cell.words(&["write", "/x", "x"]).run(&["--no-pivot"]);

@@ -88,7 +88,10 @@ fn swap(root: &RootPlan, fd: BorrowedFd) -> Sys<()> {
         fd::chroot(c".")?;
         return fd::fchdir(fd);
     }
-    let apart = [libc::MS_SLAVE | libc::MS_REC, libc::MS_PRIVATE | libc::MS_REC];
+    let apart = [
+        libc::MS_SLAVE | libc::MS_REC,
+        libc::MS_PRIVATE | libc::MS_REC,
+    ];
     if apart.contains(&root.propagation) {
         m::pivot_here()?;
     } else {

@@ -102,7 +102,10 @@ impl Cell {
     /// `gpucell create`. Its streams go nowhere: the cell's process keeps them open, so that a pipe
     /// would not end.
     pub fn create(&self, flags: &[&str]) -> Outcome {
-        quiet(self.making("create", flags), &self.bundle.path().with_file_name("log"))
+        quiet(
+            self.making("create", flags),
+            &self.bundle.path().with_file_name("log"),
+        )
     }
 
     /// The state as JSON.
@@ -112,7 +115,10 @@ impl Cell {
     }
 
     pub fn status(&self) -> String {
-        self.state()["status"].as_str().expect("a status").to_owned()
+        self.state()["status"]
+            .as_str()
+            .expect("a status")
+            .to_owned()
     }
 
     pub fn pid(&self) -> i32 {
@@ -127,7 +133,11 @@ impl Cell {
     /// What is still there of this cell: processes, groups, mounts, state.
     pub fn leftovers(&self) -> Vec<String> {
         let dir = self.bundle.path();
-        let dir = dir.parent().expect("has one").to_string_lossy().into_owned();
+        let dir = dir
+            .parent()
+            .expect("has one")
+            .to_string_lossy()
+            .into_owned();
         let mut left: Vec<String> = groups(&self.id);
         for p in fs::read_dir("/proc").expect("/proc").flatten() {
             let name = p.file_name().to_string_lossy().into_owned();
@@ -137,11 +147,19 @@ impl Cell {
             let read = |f: &str| fs::read(p.path().join(f)).unwrap_or_default();
             let text = |f: &str| String::from_utf8_lossy(&read(f)).replace('\0', " ");
             if text("cgroup").contains(&self.id) || text("cmdline").contains(&self.id) {
-                left.push(format!("process {name}: {}{}", text("cmdline"), text("cgroup")));
+                left.push(format!(
+                    "process {name}: {}{}",
+                    text("cmdline"),
+                    text("cgroup")
+                ));
             }
         }
         left.extend(host_mounts(&dir).into_iter().map(|m| format!("mount {m}")));
-        for e in fs::read_dir(self.bundle.state()).into_iter().flatten().flatten() {
+        for e in fs::read_dir(self.bundle.state())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             // Folders that cells share (`.etc`) may stay, but nothing in them.
             let shared = e.file_name().to_string_lossy().starts_with('.');
             if !shared || fs::read_dir(e.path()).is_ok_and(|mut d| d.next().is_some()) {
@@ -196,14 +214,21 @@ fn groups(id: &str) -> Vec<String> {
 pub fn host_mounts(dir: &str) -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let points = table.lines().filter_map(|l| l.split(' ').nth(4));
-    points.filter(|p| p.starts_with(dir)).map(str::to_owned).collect()
+    points
+        .filter(|p| p.starts_with(dir))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Runs a command whose descendants keep its streams: they go to a file, which is read back.
 pub fn quiet(mut command: Command, log: &Path) -> Outcome {
     let file = fs::File::create(log).expect("a log");
     let err = file.try_clone().expect("a descriptor");
-    let status = command.stdin(Stdio::null()).stdout(file).stderr(err).status();
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(err)
+        .status();
     Outcome {
         code: status.expect("gpucell can be run").code().unwrap_or(-1),
         out: String::new(),
