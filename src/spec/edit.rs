@@ -9,21 +9,24 @@
 
 mod cdi;
 mod describe;
+mod device;
 mod resources;
 #[cfg(test)]
 mod tests;
 
 pub use cdi::{ContainerEdits, DeviceNode, EditHook, EditMount, NetDevice};
+pub use device::{HostNode, host_node};
+
+use device::{add_device, add_rule};
 
 use std::collections::HashMap;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{
-    BoxBuilder as ConsoleBoxBuilder, Hook, Linux, LinuxCapabilities, LinuxCpu, LinuxDevice,
-    LinuxDeviceCgroup, LinuxDeviceType, LinuxHugepageLimit, LinuxIntelRdt, LinuxMemory,
-    LinuxNamespace, LinuxNamespaceType, LinuxNetDevice, LinuxSeccomp, LinuxThrottleDevice,
-    LinuxWeightDevice, Mount, PosixRlimit, Process, Root, Spec, User,
+    BoxBuilder as ConsoleBoxBuilder, Hook, Linux, LinuxCapabilities, LinuxCpu, LinuxDeviceCgroup,
+    LinuxHugepageLimit, LinuxIntelRdt, LinuxMemory, LinuxNamespace, LinuxNamespaceType,
+    LinuxNetDevice, LinuxSeccomp, LinuxThrottleDevice, LinuxWeightDevice, Mount, PosixRlimit,
+    Process, Root, Spec, User,
 };
 use serde::Serialize;
 
@@ -438,134 +441,6 @@ fn add_mount(spec: &mut Spec, mount: &Mount) -> Result<()> {
     mounts.retain(|m| !same_path(m.destination(), dest));
     mounts.push(mount.clone());
     Ok(())
-}
-
-/// Adds a node: type and numbers from the host where they are missing, the owner from the process
-/// (CDI: a device without an owner belongs to the container's user), and the device-cgroup rule.
-fn add_device(spec: &mut Spec, node: &DeviceNode) -> Result<()> {
-    if !node.path.is_absolute() {
-        return Err(Error::msg(format!(
-            "device path {} is not an absolute path",
-            node.path.display()
-        )));
-    }
-    let mut device = resolve_node(node)?;
-    if let Some(user) = spec.process().as_ref().map(Process::user) {
-        if device.uid().is_none() && user.uid() > 0 {
-            device.set_uid(Some(user.uid()));
-        }
-        if device.gid().is_none() && user.gid() > 0 {
-            device.set_gid(Some(user.gid()));
-        }
-    }
-    let linux = linux(spec);
-    let devices = linux.devices_mut().get_or_insert_with(Vec::new);
-    devices.retain(|d| !same_path(d.path(), &node.path));
-    devices.push(device.clone());
-    if matches!(device.typ(), LinuxDeviceType::B | LinuxDeviceType::C) {
-        let mut rule = LinuxDeviceCgroup::default();
-        rule.set_allow(true)
-            .set_typ(Some(device.typ()))
-            .set_major(Some(device.major()))
-            .set_minor(Some(device.minor()))
-            .set_access(Some(
-                node.permissions.clone().unwrap_or_else(|| "rwm".to_owned()),
-            ));
-        add_rule(linux, rule);
-    }
-    Ok(())
-}
-
-/// The last rule that matches decides, so a rule that stands already is moved to the end.
-fn add_rule(linux: &mut Linux, rule: LinuxDeviceCgroup) {
-    let rules = resources::resources(linux)
-        .devices_mut()
-        .get_or_insert_with(Vec::new);
-    rules.retain(|r| *r != rule);
-    rules.push(rule);
-}
-
-/// The node with its type and numbers settled (container-device-interface, `fillMissingInfo`).
-fn resolve_node(node: &DeviceNode) -> Result<LinuxDevice> {
-    let mut device = LinuxDevice::default();
-    device
-        .set_path(node.path.clone())
-        .set_file_mode(node.file_mode)
-        .set_uid(node.uid)
-        .set_gid(node.gid);
-    let (major, minor) = (node.major.unwrap_or(0), node.minor.unwrap_or(0));
-    if let Some(typ) = node.typ
-        && (major != 0 || typ == LinuxDeviceType::P)
-    {
-        device.set_typ(typ).set_major(major).set_minor(minor);
-        return Ok(device);
-    }
-    let host = node.host_path.as_deref().unwrap_or(&node.path);
-    let found = host_node(host)?;
-    if let Some(typ) = node.typ
-        && typ != found.typ
-        && !(typ == LinuxDeviceType::U && found.typ == LinuxDeviceType::C)
-    {
-        return Err(Error::msg(format!(
-            "device {}: {} is a {} device, {} was asked for",
-            node.path.display(),
-            host.display(),
-            found.typ.as_str(),
-            typ.as_str()
-        )));
-    }
-    device.set_typ(found.typ);
-    if found.typ != LinuxDeviceType::P {
-        device.set_major(found.major).set_minor(found.minor);
-    }
-    Ok(device)
-}
-
-/// What `lstat` says of a device node.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct HostNode {
-    /// Block, character or FIFO.
-    pub typ: LinuxDeviceType,
-    /// Major number.
-    pub major: i64,
-    /// Minor number.
-    pub minor: i64,
-    /// Permission bits.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-}
-
-/// Reads a device node of the host without following a last link.
-///
-/// # Errors
-/// The node is missing, or is no device and no FIFO.
-pub fn host_node(path: &Path) -> Result<HostNode> {
-    let meta = std::fs::symlink_metadata(path)
-        .map_err(|e| Error::step("device node", path.display().to_string(), e))?;
-    let kind = meta.file_type();
-    let typ = if kind.is_block_device() {
-        LinuxDeviceType::B
-    } else if kind.is_char_device() {
-        LinuxDeviceType::C
-    } else if kind.is_fifo() {
-        LinuxDeviceType::P
-    } else {
-        return Err(Error::msg(format!(
-            "device {}: not a device node",
-            path.display()
-        )));
-    };
-    Ok(HostNode {
-        typ,
-        major: i64::from(nix::libc::major(meta.rdev())),
-        minor: i64::from(nix::libc::minor(meta.rdev())),
-        mode: meta.mode() & 0o7777,
-        uid: meta.uid(),
-        gid: meta.gid(),
-    })
 }
 
 #[allow(deprecated)] // prestart: deprecated by the spec, still carried out

@@ -19,9 +19,15 @@ pub enum Side {
 /// # Errors
 /// EBUSY with threads; what fork(2) says.
 pub fn fork() -> Sys<Side> {
-    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    if threads != 1 {
-        return Err(Errno::EBUSY);
+    // A thread that was joined is listed until the kernel has taken it down: a moment's patience.
+    let threads = || std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    let mut patience = 200;
+    while threads() != 1 {
+        if patience == 0 {
+            return Err(Errno::EBUSY);
+        }
+        patience -= 1;
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
     // SAFETY: the only thread is this one, so no lock is held by another in the child's copy.
     let pid = check(libc::c_long::from(unsafe { libc::fork() }))?;

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxThrottleDeviceBuilder, Spec};
+use oci_spec::runtime::{LinuxDeviceType, LinuxThrottleDeviceBuilder, Spec};
 use serde_json::{Value, json};
 
 use super::*;
