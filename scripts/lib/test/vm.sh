@@ -27,7 +27,7 @@ part_vm() {
   for name in $(program_names cell_); do
     tests "$name" vm "cd $(printf %q "$REPO") && $(program_path "$name") --quiet"
   done
-  check nothing-left-behind vm '. /mnt/share/scripts/lib/traces.sh; traces | diff /root/before -'
+  check nothing-left-behind vm '. /mnt/share/scripts/lib/traces.sh; new=$(traces | comm -13 /root/before -); echo "$new"; [ -z "$new" ]'
   "$REPO/scripts/vm" stop
   trap - EXIT
 }
