@@ -11,7 +11,7 @@ part_kernel() {
   say "  on this machine, kernel $(uname -r), $mode"
   traces > "$before"
   cd "$REPO"
-  for name in $(program_names cell_); do
+  for name in $(program_names 'cell_|attack_'); do
     tests "$name" timeout -k 10 900 "$(program_path "$name")" --quiet
   done
   check miniconda-image env GPUCELL="$(programs debug)/gpucell" scripts/lib/check-miniconda-image
