@@ -47,10 +47,10 @@ impl Order {
     }
 }
 
-/// Waits, for two seconds at most, until the machine has been at least 85 % idle for 20 ms. False
+/// Waits, for half a second at most, until the machine has been at least 85 % idle for 20 ms. False
 /// when it has not.
 pub fn await_idle() -> bool {
-    for _ in 0..100 {
+    for _ in 0..25 {
         let Some((busy0, all0)) = cpu_ticks() else {
             return true;
         };

@@ -10,7 +10,7 @@ traces() {
       exe=$(readlink "$p/exe" 2>/dev/null) || continue
       case $exe in */gpucell | */gpucell' (deleted)' | */bin/hello) echo "process $exe" ;; esac
     done
-    for p in /run/gpucell/*; do [ -e "$p" ] && echo "state $p"; done
+    for p in /run/gpucell/*; do if [ -e "$p" ]; then echo "state $p"; fi; done
   } | sort
 }
 

@@ -7,5 +7,6 @@ held = []
 while len(held) * 8 < want:
     # Not zeroes: untouched pages of zeroes cost nothing.
     held.append(b"\x01" * (8 << 20))
-    print(f"\rholding {len(held) * 8} MiB", end="", flush=True)
-print(f"\rheld {want} MiB and was not stopped")
+    if sys.stdout.isatty():
+        print(f"\rholding {len(held) * 8} MiB", end="", flush=True)
+print(f"held {want} MiB and was not stopped")

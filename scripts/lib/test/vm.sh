@@ -1,6 +1,8 @@
 # Part `vm`: the same cell_* programs in the test machine, where cgroup v2 has all controllers and
 # systemd is pid 1. The programs are the static ones built here; they find the repository at the
-# path that was compiled into them, on a writable layer of the machine's own.
+# path that was compiled into them, on a writable layer of the machine's own. The image tests
+# (cell_image*) stay out: unpacking does not depend on cgroups, and part of it is a race against umoci,
+# which emulation would decide.
 
 part_vm() {
   local name
@@ -24,10 +26,10 @@ part_vm() {
      "$REPO/scripts/vm" put "$(programs debug)/gpucell" "$(programs debug)" ;;
   esac
   vm '. /mnt/share/scripts/lib/traces.sh; traces > /root/before'
-  for name in $(program_names cell_); do
+  for name in $(program_names 'cell_|attack_' | grep -v ^cell_image); do
     tests "$name" vm "cd $(printf %q "$REPO") && $(program_path "$name") --quiet"
   done
-  check nothing-left-behind vm '. /mnt/share/scripts/lib/traces.sh; traces | diff /root/before -'
+  check nothing-left-behind vm '. /mnt/share/scripts/lib/traces.sh; new=$(traces | comm -13 /root/before -); echo "$new"; [ -z "$new" ]'
   "$REPO/scripts/vm" stop
   trap - EXIT
 }
