@@ -243,6 +243,7 @@ impl Undo {
     }
 
     fn undo(&mut self) {
+        let made = self.child.is_some();
         if let Some(pidfd) = self.child.take() {
             let _ = crate::sys::clone::pidfd_kill(pidfd.as_fd(), libc::SIGKILL);
             let _ = crate::sys::clone::wait_pidfd(pidfd.as_fd());
@@ -250,6 +251,11 @@ impl Undo {
         // The first error is the one to tell; `delete -f` finds what stays.
         let groups = self.saved.cgroup.remove();
         let _ = host_parts::leave_resctrl(&self.saved.resctrl);
+        // The life cycle goes on with deletion (runtime-spec, Lifecycle): what earlier hooks made,
+        // a network say, is poststop's to undo.
+        if made && let Some(lock) = &self.lock {
+            let _ = super::ops::poststop(lock, &self.saved);
+        }
         for dir in &self.saved.remove {
             let _ = fs::remove_dir_all(dir);
         }
@@ -395,10 +401,10 @@ fn make(
     undo.saved.pid = child.pid;
     if let Some(maps) = &plan.id_maps {
         userns::write_maps(child.pid, maps)?;
+    }
+    if in_userns {
         view::limits_of(child.pid, &plan.process)?;
         go(parent.as_fd(), child.pid)?;
-    } else if in_userns {
-        view::limits_of(child.pid, &plan.process)?;
     }
     if let Some((_, start)) = status::process_stat(child.pid) {
         undo.saved.start_time = start;

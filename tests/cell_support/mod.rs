@@ -105,6 +105,13 @@ impl Cell {
         quiet(self.making("create", flags), &self.bundle.path().with_file_name("log"))
     }
 
+    /// `gpucell run --detach`, likewise.
+    pub fn detach(&self, flags: &[&str]) -> Outcome {
+        let mut c = self.making("run", flags);
+        c.arg("--detach");
+        quiet(c, &self.bundle.path().with_file_name("log"))
+    }
+
     /// The state as JSON.
     pub fn state(&self) -> Value {
         let done = self.verb("state", &[]).ok();
@@ -216,8 +223,13 @@ pub fn sections(out: &str) -> Vec<(i32, String)> {
     let mut got = Vec::new();
     let mut text = String::new();
     for line in out.lines() {
-        match line.strip_prefix("== ").and_then(|n| n.parse().ok()) {
-            Some(code) => got.push((code, std::mem::take(&mut text))),
+        // What a command prints need not end in a newline.
+        let end = line.rsplit_once("== ").and_then(|(t, n)| Some((t, n.parse().ok()?)));
+        match end {
+            Some((rest, code)) => {
+                text.push_str(rest);
+                got.push((code, std::mem::take(&mut text)));
+            }
             None => {
                 text.push_str(line);
                 text.push('\n');
