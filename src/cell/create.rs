@@ -159,7 +159,13 @@ fn canonical(what: &str, path: &std::path::Path) -> Result<PathBuf> {
 
 /// Creates a cell. On an error nothing is left behind.
 pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Made> {
-    let prepared = prepare(&opts)?;
+    let prepared = prepare(&opts).map_err(|e| {
+        // The group of a cell of that name is in the way sooner than its state.
+        match super::store::check_id(&opts.id) {
+            Ok(()) if store.dir(&opts.id).exists() => store.exists(&opts.id),
+            _ => e,
+        }
+    })?;
     if nix::unistd::geteuid().is_root() {
         // Nobody in a pid namespace that the child joins may look into it or its descriptors.
         // exec takes it back for the program. Without root the id maps could not be written.

@@ -24,7 +24,7 @@ impl Cell {
         let mut bundle = Bundle::new();
         bundle.config["root"]["readonly"] = json!(false);
         change(&mut bundle.config);
-        let id = format!("gpucell-test-{}-{n}", std::process::id());
+        let id = format!("gpucell-test-{}-{n:03}", std::process::id());
         let cell = Cell { bundle, id };
         cell.save();
         cell
