@@ -183,6 +183,9 @@ fn a_hook_need_not_read_its_state() {
         c["annotations"] = json!({"long": "x".repeat(200_000)});
         c["hooks"]["createRuntime"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", "exec <&-; sleep 0.1"]}]);
         c["hooks"]["createContainer"] = json!([{"path": "/bin/true"}]);
+        c["hooks"]["startContainer"] = json!([{"path": "/bin/true"}]);
+        // The first process of a pid namespace would be spared the SIGPIPE.
+        c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
     });
     cell.hello(&["true"]).ok();
     cell.edit(|c| c["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "30"], "timeout": 1}]}));

@@ -252,7 +252,7 @@ fn a_creation_that_fails_leaves_nothing() {
 fn a_creation_that_is_killed_can_be_deleted() {
     let cell = sleeper();
     // At ever later moments: before the first effect, in the middle, after the end.
-    for ms in (0..24).map(|n| n * 2) {
+    for ms in (0..20).map(|n| n * 2) {
         let mut c = cell.making("create", &[]);
         c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = c.spawn().unwrap();

@@ -91,7 +91,11 @@ fn steps<'a>(init: &Init<'a>, argv: &CArray, envp: &mut CArray) -> Result<Never,
         }
         _ => init.sock,
     };
-    run_hooks(init, 1, Stage::StartHook, init.start_hooks, host_pid).map_err(|f| (f, sink))?;
+    if !init.start_hooks.is_empty() {
+        run_hooks(init, 1, Stage::StartHook, init.start_hooks, host_pid).map_err(|f| (f, sink))?;
+        // Not before: a hook that ends without reading its state is no reason to die.
+        misc::reset_sigpipe();
+    }
     let errno = misc::execve(program, argv.as_slice(), envp.as_slice());
     Err((Fault::new(Stage::Exec, 0, errno), sink))
 }
@@ -182,7 +186,9 @@ fn prepare<'a>(
     labels.apply(p)?;
     drop((labels, cwd, root, proc_self));
     close_rest(init)?;
-    misc::reset_sigpipe();
+    if init.start_hooks.is_empty() {
+        misc::reset_sigpipe();
+    }
     clone::set_pdeathsig(0).at(Stage::Prepare, 0)?;
     if p.no_new_privs {
         // The filter comes last, so that it need not allow capset and prctl.
