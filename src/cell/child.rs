@@ -91,7 +91,11 @@ fn steps<'a>(init: &Init<'a>, argv: &CArray, envp: &mut CArray) -> Result<Never,
         }
         _ => init.sock,
     };
-    run_hooks(init, 1, Stage::StartHook, init.start_hooks, host_pid).map_err(|f| (f, sink))?;
+    if !init.start_hooks.is_empty() {
+        run_hooks(init, 1, Stage::StartHook, init.start_hooks, host_pid).map_err(|f| (f, sink))?;
+        // Not before: a hook that ends without reading its state is no reason to die.
+        misc::reset_sigpipe();
+    }
     let errno = misc::execve(program, argv.as_slice(), envp.as_slice());
     Err((Fault::new(Stage::Exec, 0, errno), sink))
 }
@@ -129,10 +133,9 @@ fn prepare<'a>(
     // Before the ids change: the way to the root may be open to its owner only.
     let root = rootfs::attach(&plan.root)?;
     let in_userns = plan.id_maps.is_some() || plan.namespaces.joins(Kind::User).is_some();
-    if plan.id_maps.is_some() {
-        await_go(init, host_pid)?;
-    }
     if in_userns {
+        // The maps are written, and the limits that only the parent may set.
+        await_go(init, host_pid)?;
         become_root().at(Stage::UserNamespace, 0)?;
     }
     if let Some(name) = &p.keyring {
@@ -183,7 +186,9 @@ fn prepare<'a>(
     labels.apply(p)?;
     drop((labels, cwd, root, proc_self));
     close_rest(init)?;
-    misc::reset_sigpipe();
+    if init.start_hooks.is_empty() {
+        misc::reset_sigpipe();
+    }
     clone::set_pdeathsig(0).at(Stage::Prepare, 0)?;
     if p.no_new_privs {
         // The filter comes last, so that it need not allow capset and prctl.
@@ -386,8 +391,9 @@ fn close_rest(init: &Init) -> Step {
 fn wait_for_start(init: &Init, fifo: BorrowedFd) -> Step {
     fd::write_all(init.sock, &wire::plain(wire::READY)).at(Stage::Sync, 2)?;
     // The parent reads end of file from here on only if this process dies.
+    // A seccomp filter without close_range is no reason to fail: exec closes it at the latest.
     let sock = init.sock.as_raw_fd() as u32;
-    fd::close_range(sock, sock).at(Stage::Sync, 3)?;
+    let _ = fd::close_range(sock, sock);
     let mut byte = [0];
     match fd::read(fifo, &mut byte) {
         Ok(1) => Ok(()),

@@ -159,7 +159,13 @@ fn canonical(what: &str, path: &std::path::Path) -> Result<PathBuf> {
 
 /// Creates a cell. On an error nothing is left behind.
 pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Made> {
-    let prepared = prepare(&opts)?;
+    let prepared = prepare(&opts).map_err(|e| {
+        // The group of a cell of that name is in the way sooner than its state.
+        match super::store::check_id(&opts.id) {
+            Ok(()) if store.dir(&opts.id).exists() => store.exists(&opts.id),
+            _ => e,
+        }
+    })?;
     if nix::unistd::geteuid().is_root() {
         // Nobody in a pid namespace that the child joins may look into it or its descriptors.
         // exec takes it back for the program. Without root the id maps could not be written.
@@ -243,6 +249,7 @@ impl Undo {
     }
 
     fn undo(&mut self) {
+        let made = self.child.is_some();
         if let Some(pidfd) = self.child.take() {
             let _ = crate::sys::clone::pidfd_kill(pidfd.as_fd(), libc::SIGKILL);
             let _ = crate::sys::clone::wait_pidfd(pidfd.as_fd());
@@ -250,6 +257,11 @@ impl Undo {
         // The first error is the one to tell; `delete -f` finds what stays.
         let groups = self.saved.cgroup.remove();
         let _ = host_parts::leave_resctrl(&self.saved.resctrl);
+        // The life cycle goes on with deletion (runtime-spec, Lifecycle): what earlier hooks made,
+        // a network say, is poststop's to undo.
+        if made && let Some(lock) = &self.lock {
+            let _ = super::ops::poststop(lock, &self.saved);
+        }
         for dir in &self.saved.remove {
             let _ = fs::remove_dir_all(dir);
         }
@@ -395,10 +407,10 @@ fn make(
     undo.saved.pid = child.pid;
     if let Some(maps) = &plan.id_maps {
         userns::write_maps(child.pid, maps)?;
+    }
+    if in_userns {
         view::limits_of(child.pid, &plan.process)?;
         go(parent.as_fd(), child.pid)?;
-    } else if in_userns {
-        view::limits_of(child.pid, &plan.process)?;
     }
     if let Some((_, start)) = status::process_stat(child.pid) {
         undo.saved.start_time = start;

@@ -55,7 +55,8 @@ pub fn run(plans: &[HookPlan], saved: &Saved, status: &str) -> Result<()> {
         return Ok(());
     }
     let (head, tail) = state_text(saved, status)?;
-    let pid = saved.pid.to_string();
+    // A stopped cell has no process: its number may be somebody else's by now.
+    let pid = if status == "stopped" { 0 } else { saved.pid }.to_string();
     for plan in plans {
         let what = format!("{} {}", plan.at, plan.path.to_string_lossy());
         let outcome = hook::run(&Ready::new(plan), &[&head, pid.as_bytes(), &tail])

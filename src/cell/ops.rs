@@ -33,7 +33,10 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         }
     }
     release(&lock)?;
-    poststart(&lock, &saved)
+    // A failing poststart hook ends the cell (runtime-spec, Lifecycle, step 10), as in `run`.
+    poststart(&lock, &saved).inspect_err(|_| {
+        let _ = kill_and_wait(&saved);
+    })
 }
 
 /// Lets the waiting child go on and waits until it executed the program.
@@ -145,6 +148,11 @@ fn late_hooks(lock: &Lock, saved: &Saved, kind: &str, status: &str) -> Result<()
     hooks::run(&hooks::lowered(kind, list)?, saved, status)
 }
 
+/// Runs the poststop hooks.
+pub fn poststop(lock: &Lock, saved: &Saved) -> Result<()> {
+    late_hooks(lock, saved, "poststop", "stopped")
+}
+
 /// Sends a signal to the first process, or to all.
 pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
     let saved = store.load(id)?;
@@ -197,7 +205,7 @@ impl Saved {
 /// Deletes a cell: its groups (with whatever still lives in them, when `force`), its own
 /// directories, its state.
 ///
-/// Errors: it is not stopped and `force` is off; something can't be removed (the state then
+/// Errors: it runs and `force` is off; something can't be removed (the state then
 /// stays, to try again).
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     let lock = match store.lock(id) {
@@ -214,7 +222,9 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     };
     match saved.status(store) {
         Status::Stopped => {}
-        // A created cell has run nothing yet: its waiting process is ours to end.
+        // A created cell has run nothing yet: its waiting process is ours to end. runc does so
+        // too, and containerd deletes created tasks without --force.
+        Status::Created => kill_and_wait(&saved)?,
         _ if force => kill_and_wait(&saved)?,
         other => {
             return Err(Error::msg(format!(
@@ -267,7 +277,7 @@ pub fn destroy(lock: &Lock, saved: &Saved) -> Result<()> {
             _ => {}
         }
     }
-    let hooks = late_hooks(lock, saved, "poststop", "stopped");
+    let hooks = poststop(lock, saved);
     lock.remove()?;
     if let Err(e) = hooks {
         eprintln!("gpucell: warning: {e}");

@@ -3,7 +3,7 @@
 use super::create::{CreateOptions, Made, Until, create};
 use super::ops;
 use super::store::Store;
-use crate::cgroup::OomInfo;
+use crate::cgroup::{self, OomInfo};
 use crate::process::terminal::{self, Pump, Raw};
 use crate::sys::clone::{self, Child, Exit};
 use crate::sys::misc;
@@ -76,12 +76,21 @@ pub fn run(store: &Store, opts: CreateOptions, how: RunOptions) -> Result<RunOut
         137 => saved.cgroup.oom().filter(|o| o.kills > 0),
         _ => None,
     };
+    // The end of the talk with the child is the same whether it became the program or died; with
+    // such a limit it was the latter.
+    let too_low = match &oom {
+        Some(info) if cgroup::hopeless(info) => cgroup::too_low(&saved.cgroup),
+        _ => None,
+    };
     if !how.keep {
         // `delete -f` by somebody else may have come first.
         match store.lock(&saved.id) {
             Ok(lock) => ops::destroy(&lock, &saved)?,
             Err(_) => saved.cgroup.remove()?,
         }
+    }
+    if let Some(text) = too_low {
+        return Err(Error::msg(text));
     }
     Ok(RunOutcome {
         code: exit.code(),

@@ -98,12 +98,17 @@ impl Store {
         };
         match made {
             Ok(()) => self.lock(id),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::msg(format!(
-                "container with given ID already exists: {id} (state in {})",
-                dir.display()
-            ))),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(self.exists(id)),
             Err(e) => Err(Error::step("create", dir.display().to_string(), e)),
         }
+    }
+
+    /// The error for an id that is taken.
+    pub fn exists(&self, id: &str) -> Error {
+        Error::msg(format!(
+            "container with given ID already exists: {id} (state in {})",
+            self.dir(id).display()
+        ))
     }
 
     /// Locks an existing cell against other commands.

@@ -31,7 +31,7 @@ pub use device::{
 };
 pub use filter::{compile as compile_filter, count as count_filters};
 pub use host::{Host, MOUNT, Mode, V1Mount};
-pub use oom::{OomInfo, too_low};
+pub use oom::{OomInfo, hopeless, too_low};
 pub use path::SystemdPath;
 pub use plan::{CgroupPlan, Driver, Request, plan, plan_on};
 pub use state::{CgroupState, Group};

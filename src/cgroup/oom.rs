@@ -81,6 +81,11 @@ pub fn too_low(state: &CgroupState) -> Option<String> {
     ))
 }
 
+/// A limit in which not even the set-up was ever seen to succeed.
+pub fn hopeless(info: &OomInfo) -> bool {
+    info.limit.is_some_and(|l| l < SETUP_BYTES)
+}
+
 /// Bytes in the largest unit that keeps them readable.
 fn human(bytes: u64) -> String {
     match bytes {

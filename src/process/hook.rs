@@ -62,42 +62,72 @@ pub fn run(hook: &Ready, state: &[&[u8]]) -> Sys<Outcome> {
     )?;
     drop(read);
     drop(err_write);
-    for piece in state {
-        // A hook need not read its state: EPIPE is its right (SIGPIPE is ignored in the parent,
-        // blocked in the child).
-        match fd::write_all(write.as_fd(), piece) {
-            Ok(()) => {}
-            Err(Errno::EPIPE) => break,
-            Err(e) => return Err(e),
-        }
-    }
+    let end = hook
+        .plan
+        .timeout
+        .map(|s| Instant::now() + Duration::from_secs(s.into()));
+    let told = give(write.as_fd(), state, end)?;
     drop(write);
+    if !told {
+        return time_over(&child);
+    }
     let mut errno = [0u8; 4];
     if fd::read(err_read.as_fd(), &mut errno)? == errno.len() {
         clone::wait_pidfd(child.pidfd.as_fd())?;
         return Ok(Outcome::NoExec(Errno::from_raw(i32::from_ne_bytes(errno))));
     }
-    let end = hook
-        .plan
-        .timeout
-        .map(|s| Instant::now() + Duration::from_secs(s.into()));
     loop {
-        let left = match end {
-            None => -1,
-            Some(end) => {
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    clone::pidfd_kill(child.pidfd.as_fd(), libc::SIGKILL)?;
-                    clone::wait_pidfd(child.pidfd.as_fd())?;
-                    return Ok(Outcome::TimedOut);
-                }
-                i32::try_from(left.as_millis().saturating_add(1)).unwrap_or(i32::MAX)
-            }
-        };
+        let left = left_ms(end);
+        if left == 0 {
+            return time_over(&child);
+        }
         if misc::poll_in(&[child.pidfd.as_fd()], left)?[0] {
             return clone::wait_pidfd(child.pidfd.as_fd()).map(Outcome::Ended);
         }
     }
+}
+
+/// Writes the state, but no longer than the hook may take; false when its time is over. (A pipe
+/// holds 64 KiB, annotations may be longer, and a hook need not read them.)
+fn give(pipe: BorrowedFd, state: &[&[u8]], end: Option<Instant>) -> Sys<bool> {
+    fd::set_nonblocking(pipe)?;
+    for piece in state {
+        let mut rest = *piece;
+        while !rest.is_empty() {
+            match fd::write_some(pipe, rest) {
+                Ok(n) => rest = &rest[n..],
+                // Not reading it is the hook's right (SIGPIPE is ignored in the parent and in
+                // the child it made).
+                Err(Errno::EPIPE) => return Ok(true),
+                Err(Errno::EAGAIN) => match left_ms(end) {
+                    0 => return Ok(false),
+                    left => {
+                        misc::poll_out(pipe, left)?;
+                    }
+                },
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// For poll(2): -1 without an end, 0 when it is over.
+fn left_ms(end: Option<Instant>) -> i32 {
+    let Some(end) = end else {
+        return -1;
+    };
+    let left = end.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return 0;
+    }
+    i32::try_from(left.as_millis().saturating_add(1)).unwrap_or(i32::MAX)
+}
+
+fn time_over(child: &clone::Child) -> Sys<Outcome> {
+    clone::pidfd_kill(child.pidfd.as_fd(), libc::SIGKILL)?;
+    clone::wait_pidfd(child.pidfd.as_fd())?;
+    Ok(Outcome::TimedOut)
 }
 
 fn exec(hook: &Ready, stdin: BorrowedFd) -> Errno {

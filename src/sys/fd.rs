@@ -207,6 +207,25 @@ pub fn write_all(fd: BorrowedFd, mut buf: &[u8]) -> Sys<()> {
     Ok(())
 }
 
+/// O_NONBLOCK (fcntl(2), F_SETFL).
+pub fn set_nonblocking(fd: BorrowedFd) -> Sys<()> {
+    // SAFETY: plain integers.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }.into())?;
+    Ok(())
+}
+
+/// One write(2), retried on EINTR; returns how many bytes went.
+pub fn write_some(fd: BorrowedFd, buf: &[u8]) -> Sys<usize> {
+    loop {
+        // SAFETY: buf is valid for its length.
+        let ret = unsafe { libc::write(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len()) };
+        match check(ret as libc::c_long) {
+            Err(Errno::EINTR) => continue,
+            other => return other.map(|n| n as usize),
+        }
+    }
+}
+
 /// Opens an existing file below `dir`, writes `data` in one write(2), closes.
 pub fn write_file(dir: BorrowedFd, path: &CStr, data: &[u8]) -> Sys<()> {
     let fd = openat(dir, path, libc::O_WRONLY, 0)?;

@@ -301,6 +301,21 @@ pub fn poll_in(fds: &[BorrowedFd], timeout_ms: i32) -> Sys<[bool; 4]> {
     }
 }
 
+/// poll(2) until a descriptor takes output or its other end is closed; false when the time is over.
+pub fn poll_out(fd: BorrowedFd, timeout_ms: i32) -> Sys<bool> {
+    let mut p = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: p is one valid pollfd.
+    let ret = unsafe { libc::poll(&raw mut p, 1, timeout_ms) };
+    match check(ret.into()) {
+        Err(Errno::EINTR) => Ok(false),
+        other => other.map(|n| n > 0),
+    }
+}
+
 /// The CLONE_NEW* flag of the namespace behind a descriptor (ioctl_ns(2), NS_GET_NSTYPE).
 pub fn ns_type(fd: BorrowedFd) -> Sys<i32> {
     /// _IO(0xb7, 0x3) of include/uapi/linux/nsfs.h.

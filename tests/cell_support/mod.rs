@@ -24,7 +24,7 @@ impl Cell {
         let mut bundle = Bundle::new();
         bundle.config["root"]["readonly"] = json!(false);
         change(&mut bundle.config);
-        let id = format!("gpucell-test-{}-{n}", std::process::id());
+        let id = format!("gpucell-test-{}-{n:03}", std::process::id());
         let cell = Cell { bundle, id };
         cell.save();
         cell
@@ -106,6 +106,13 @@ impl Cell {
             self.making("create", flags),
             &self.bundle.path().with_file_name("log"),
         )
+    }
+
+    /// `gpucell run --detach`, likewise.
+    pub fn detach(&self, flags: &[&str]) -> Outcome {
+        let mut c = self.making("run", flags);
+        c.arg("--detach");
+        quiet(c, &self.bundle.path().with_file_name("log"))
     }
 
     /// The state as JSON.
@@ -241,8 +248,13 @@ pub fn sections(out: &str) -> Vec<(i32, String)> {
     let mut got = Vec::new();
     let mut text = String::new();
     for line in out.lines() {
-        match line.strip_prefix("== ").and_then(|n| n.parse().ok()) {
-            Some(code) => got.push((code, std::mem::take(&mut text))),
+        // What a command prints need not end in a newline.
+        let end = line.rsplit_once("== ").and_then(|(t, n)| Some((t, n.parse().ok()?)));
+        match end {
+            Some((rest, code)) => {
+                text.push_str(rest);
+                got.push((code, std::mem::take(&mut text)));
+            }
             None => {
                 text.push_str(line);
                 text.push('\n');
