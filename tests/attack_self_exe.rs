@@ -29,8 +29,7 @@ fn attack(runtime: &Path, id: &str) -> bool {
         command.arg("--root").arg(b.state()).args(args);
         outcome(&mut command)
     };
-    let bundle = b.path().display().to_string();
-    call(&["create", "--bundle", &bundle, id]).ok();
+    b.create(runtime, id);
     let state: serde_json::Value = serde_json::from_str(&call(&["state", id]).ok().out).unwrap();
     let exe = File::open(format!("/proc/{}/exe", state["pid"])).unwrap();
     // The interpreter of the script is the runtime itself, which ends at once for want of a

@@ -80,10 +80,10 @@ fn a_killed_creation_is_undone() {
     let before = look(&b);
     let bundle = b.path().display().to_string();
     let whole = Instant::now();
-    b.gpucell(&["create", "--bundle", &bundle, ID]).ok();
+    b.create(Path::new(GPUCELL), ID);
     let whole = whole.elapsed();
     b.gpucell(&["delete", "--force", ID]).ok();
-    assert_eq!(look(&b), before, "after a creation that was not killed");
+    assert_eq!(settled(&b, &before), before, "after a creation that was not killed");
 
     let (mut hits, mut tries) = (0, 0u32);
     while hits < WANTED {

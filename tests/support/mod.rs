@@ -132,6 +132,23 @@ impl Bundle {
         outcome(&mut command)
     }
 
+    /// `create`: a created cell keeps the streams open, so they are no pipes that would be read to
+    /// their end.
+    pub fn create(&self, runtime: &Path, id: &str) {
+        let done = Command::new(runtime)
+            .arg("--root")
+            .arg(self.state())
+            .args(["create", "--bundle"])
+            .arg(self.path())
+            .arg(id)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .status()
+            .expect("the runtime can be started");
+        assert!(done.success(), "create {id}: {done}");
+    }
+
     /// `gpucell exec BUNDLE/ FLAG... -- hello WORD...`
     pub fn exec(&self, flags: &[&str], words: &[&str]) -> Outcome {
         let bundle = format!("{}/", self.path().display());
