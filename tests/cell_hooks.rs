@@ -34,7 +34,8 @@ fn with_hooks() -> Cell {
     let mut cell = Cell::new(|c| {
         c["annotations"] = json!({"a": "b"});
         // Runs in the cell: its program must be there.
-        c["hooks"]["startContainer"] = json!([{"path": "/bin/hello", "args": ["hello", "write", "/started", "x"], "env": []}]);
+        c["hooks"]["startContainer"] =
+            json!([{"path": "/bin/hello", "args": ["hello", "write", "/started", "x"], "env": []}]);
     });
     let dir = cell.bundle.path().parent().unwrap().to_path_buf();
     cell.edit(|c| {
@@ -52,14 +53,20 @@ fn read(cell: &Cell, file: &str) -> String {
 
 fn order(cell: &Cell) -> Vec<String> {
     let text = read(cell, "order");
-    text.lines().map(str::to_owned).filter(|l| !l.ends_with("-2")).collect()
+    text.lines()
+        .map(str::to_owned)
+        .filter(|l| !l.ends_with("-2"))
+        .collect()
 }
 
 #[test]
 fn each_at_its_time_with_the_state_and_nothing_else() {
     let cell = with_hooks();
     cell.create(&[]).ok();
-    assert_eq!(order(&cell), ["prestart", "createRuntime", "createContainer"]);
+    assert_eq!(
+        order(&cell),
+        ["prestart", "createRuntime", "createContainer"]
+    );
     assert!(!cell.root("started").exists());
     let pid = cell.pid();
     cell.verb("start", &[]).ok();
@@ -71,19 +78,44 @@ fn each_at_its_time_with_the_state_and_nothing_else() {
     let all = read(&cell, "order");
     let all: Vec<&str> = all.lines().collect();
     assert_eq!(all.len(), 10, "{all:?}");
-    assert!(all.chunks(2).all(|c| c[1] == format!("{}-2", c[0])), "{all:?}");
+    assert!(
+        all.chunks(2).all(|c| c[1] == format!("{}-2", c[0])),
+        "{all:?}"
+    );
 
-    let own = |ns: &str| fs::read_link(format!("/proc/self/ns/{ns}")).unwrap().display().to_string();
+    let own = |ns: &str| {
+        fs::read_link(format!("/proc/self/ns/{ns}"))
+            .unwrap()
+            .display()
+            .to_string()
+    };
     for (name, status) in HOST {
-        let state: Value = serde_json::from_str(&read(&cell, &format!("{name}.state"))).expect(name);
+        let state: Value =
+            serde_json::from_str(&read(&cell, &format!("{name}.state"))).expect(name);
         assert_eq!(state["status"], status, "{name}");
         assert_eq!(state["id"], json!(cell.id), "{name}");
-        assert_eq!(state["pid"], if name == "poststop" { json!(0) } else { json!(pid) }, "{name}");
+        assert_eq!(
+            state["pid"],
+            if name == "poststop" {
+                json!(0)
+            } else {
+                json!(pid)
+            },
+            "{name}"
+        );
         assert_eq!(state["bundle"], json!(cell.bundle.path()), "{name}");
         assert_eq!(state["annotations"], json!({"a": "b"}), "{name}");
         let env = read(&cell, &format!("{name}.env"));
-        let foreign = |l: &&str| !["GIVEN=", "PWD=", "SHLVL=", "_="].iter().any(|p| l.starts_with(p));
-        assert_eq!(env.lines().filter(foreign).collect::<Vec<_>>(), Vec::<&str>::new(), "{name}");
+        let foreign = |l: &&str| {
+            !["GIVEN=", "PWD=", "SHLVL=", "_="]
+                .iter()
+                .any(|p| l.starts_with(p))
+        };
+        assert_eq!(
+            env.lines().filter(foreign).collect::<Vec<_>>(),
+            Vec::<&str>::new(),
+            "{name}"
+        );
         assert!(env.contains("GIVEN=yes"), "{name}");
         let ns = read(&cell, &format!("{name}.ns"));
         let seen: Vec<&str> = ns.lines().collect();
@@ -91,10 +123,17 @@ fn each_at_its_time_with_the_state_and_nothing_else() {
         assert_eq!(seen[0] == own("mnt"), !inside, "{name}: mount namespace");
         assert_eq!(seen[1] == own("net"), !inside, "{name}: network namespace");
         // createContainer runs with the mounts made, before pivot_root.
-        assert_eq!(read(&cell, &format!("{name}.proc")).trim() == "mounted", inside, "{name}");
+        assert_eq!(
+            read(&cell, &format!("{name}.proc")).trim() == "mounted",
+            inside,
+            "{name}"
+        );
         // Streams, and what ls itself opened.
         let fds = read(&cell, &format!("{name}.fds"));
-        assert!(fds.lines().all(|n| n.parse::<u32>().unwrap() <= 3), "{name}: {fds:?}");
+        assert!(
+            fds.lines().all(|n| n.parse::<u32>().unwrap() <= 3),
+            "{name}: {fds:?}"
+        );
     }
 }
 
@@ -108,12 +147,24 @@ fn run_calls_them_all() {
 
 #[test]
 fn a_failing_hook_undoes_the_cell() {
-    let kinds = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart"];
+    let kinds = [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "startContainer",
+        "poststart",
+    ];
     let ways: [(Value, &str); 4] = [
         (json!({"path": "/bin/false"}), "exit status 1"),
-        (json!({"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $$"]}), "signal 9"),
+        (
+            json!({"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $$"]}),
+            "signal 9",
+        ),
         (json!({"path": "/not/there"}), "No such file or directory"),
-        (json!({"path": "/bin/sleep", "args": ["sleep", "60"], "timeout": 1}), "timeout"),
+        (
+            json!({"path": "/bin/sleep", "args": ["sleep", "60"], "timeout": 1}),
+            "timeout",
+        ),
     ];
     for kind in kinds {
         for (hook, text) in &ways {
@@ -126,7 +177,9 @@ fn a_failing_hook_undoes_the_cell() {
             if kind == "startContainer" {
                 // What the cell has.
                 match *text {
-                    "exit status 1" => hook = json!({"path": "/bin/hello", "args": ["hello", "false"]}),
+                    "exit status 1" => {
+                        hook = json!({"path": "/bin/hello", "args": ["hello", "false"]})
+                    }
                     "No such file or directory" => {}
                     _ => continue,
                 }
@@ -138,8 +191,16 @@ fn a_failing_hook_undoes_the_cell() {
             let begin = Instant::now();
             let created = cell.create(&[]);
             let late = matches!(kind, "startContainer" | "poststart");
-            assert_eq!(created.code, i32::from(!late), "{kind}, {text}: {created:#?}");
-            let said = if late { cell.verb("start", &[]) } else { created };
+            assert_eq!(
+                created.code,
+                i32::from(!late),
+                "{kind}, {text}: {created:#?}"
+            );
+            let said = if late {
+                cell.verb("start", &[])
+            } else {
+                created
+            };
             assert_eq!(said.code, 1, "{kind}, {text}: {said:#?}");
             assert!(said.err.contains(text), "{kind}: no '{text}' in {said:#?}");
             assert!(said.err.contains(kind), "{kind}: {said:#?}");
@@ -152,7 +213,10 @@ fn a_failing_hook_undoes_the_cell() {
             assert_eq!(order(&cell), ["poststop"], "{kind}, {text}");
             // The same in one go.
             let run = cell.run(&[]);
-            assert!(run.code == 1 && run.err.contains(text), "{kind}, {text}: {run:#?}");
+            assert!(
+                run.code == 1 && run.err.contains(text),
+                "{kind}, {text}: {run:#?}"
+            );
             cell.nothing_left();
         }
     }
@@ -163,12 +227,21 @@ fn a_failing_poststop_hook_is_a_warning() {
     let mut cell = Cell::new(|c| c["hooks"]["poststop"] = json!([{"path": "/bin/false"}]));
     let done = cell.hello(&["exit", "5"]);
     assert_eq!(done.code, 5, "{done:#?}");
-    assert!(done.err.contains("warning") && done.err.contains("poststop"), "{done:#?}");
+    assert!(
+        done.err.contains("warning") && done.err.contains("poststop"),
+        "{done:#?}"
+    );
     cell.nothing_left();
     for (hook, text) in [
         (json!({"path": "relative"}), "hooks.prestart[0].path"),
-        (json!({"path": "/bin/true", "timeout": 0}), "hooks.prestart[0].timeout"),
-        (json!({"path": "/bin/true", "timeout": -1}), "hooks.prestart[0].timeout"),
+        (
+            json!({"path": "/bin/true", "timeout": 0}),
+            "hooks.prestart[0].timeout",
+        ),
+        (
+            json!({"path": "/bin/true", "timeout": -1}),
+            "hooks.prestart[0].timeout",
+        ),
     ] {
         let mut cell = Cell::new(|c| c["hooks"]["prestart"] = json!([hook]));
         let done = cell.hello(&["true"]);
@@ -181,16 +254,23 @@ fn a_hook_need_not_read_its_state() {
     let mut cell = Cell::new(|c| {
         // More than a pipe holds.
         c["annotations"] = json!({"long": "x".repeat(200_000)});
-        c["hooks"]["createRuntime"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", "exec <&-; sleep 0.1"]}]);
+        c["hooks"]["createRuntime"] =
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", "exec <&-; sleep 0.1"]}]);
         c["hooks"]["createContainer"] = json!([{"path": "/bin/true"}]);
         c["hooks"]["startContainer"] = json!([{"path": "/bin/true"}]);
         // The first process of a pid namespace would be spared the SIGPIPE.
-        c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
+        c["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|n| n["type"] != "pid");
     });
     cell.hello(&["true"]).ok();
     cell.edit(|c| c["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "30"], "timeout": 1}]}));
     let begin = Instant::now();
     let done = cell.hello(&["true"]);
     assert!(done.code == 1 && done.err.contains("timeout"), "{done:#?}");
-    assert!(begin.elapsed().as_secs() < 10, "writing the state waited for the hook");
+    assert!(
+        begin.elapsed().as_secs() < 10,
+        "writing the state waited for the hook"
+    );
 }

@@ -19,12 +19,31 @@ fn sleeper() -> Cell {
 fn created_started_killed_deleted() {
     let cell = sleeper();
     let pid_file = cell.outside("x").join("pid");
-    cell.create(&["--pid-file", pid_file.to_str().unwrap()]).ok();
+    cell.create(&["--pid-file", pid_file.to_str().unwrap()])
+        .ok();
     let state = cell.state();
     let pid = state["pid"].as_i64().unwrap();
     assert_eq!(fs::read_to_string(&pid_file).unwrap(), pid.to_string());
-    let keys: Vec<&str> = state.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "annotations", "owner"]);
+    let keys: Vec<&str> = state
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "ociVersion",
+            "id",
+            "pid",
+            "status",
+            "bundle",
+            "rootfs",
+            "created",
+            "annotations",
+            "owner"
+        ]
+    );
     assert_eq!(state["status"], "created");
     assert_eq!(state["id"], json!(cell.id));
     assert_eq!(state["bundle"], json!(cell.bundle.path()));
@@ -39,11 +58,24 @@ fn created_started_killed_deleted() {
     cell.verb("start", &[]).ok();
     assert_eq!(cell.status(), "running");
     assert_eq!(cell.pid() as i64, pid);
-    assert!(fs::read_link(format!("/proc/{pid}/exe")).unwrap().ends_with("bin/hello"));
+    assert!(
+        fs::read_link(format!("/proc/{pid}/exe"))
+            .unwrap()
+            .ends_with("bin/hello")
+    );
     let again = cell.verb("start", &[]);
-    assert!(again.code == 1 && again.err.contains("cannot start an already running container"), "{again:#?}");
+    assert!(
+        again.code == 1
+            && again
+                .err
+                .contains("cannot start an already running container"),
+        "{again:#?}"
+    );
     let refused = cell.verb("delete", &[]);
-    assert!(refused.code == 1 && refused.err.contains("that is not stopped: running"), "{refused:#?}");
+    assert!(
+        refused.code == 1 && refused.err.contains("that is not stopped: running"),
+        "{refused:#?}"
+    );
     assert_eq!(cell.status(), "running");
 
     let kill = |signal: &str| cell.bundle.gpucell(&["kill", &cell.id, signal]);
@@ -53,7 +85,10 @@ fn created_started_killed_deleted() {
     cell.wait_for("stopped");
     assert_eq!(cell.state()["pid"], 0);
     let late = kill("KILL");
-    assert!(late.code == 1 && late.err.contains("container not running"), "{late:#?}");
+    assert!(
+        late.code == 1 && late.err.contains("container not running"),
+        "{late:#?}"
+    );
     let late = cell.verb("start", &[]);
     assert!(late.code == 1 && late.err.contains("stopped"), "{late:#?}");
     cell.verb("delete", &[]).ok();
@@ -65,15 +100,31 @@ fn what_is_not_there_is_said_so() {
     let cell = Cell::new(|_| {});
     for verb in ["state", "start", "kill", "delete"] {
         let done = cell.verb(verb, &[]);
-        assert!(done.code == 1 && done.err.contains("does not exist"), "{verb}: {done:#?}");
+        assert!(
+            done.code == 1 && done.err.contains("does not exist"),
+            "{verb}: {done:#?}"
+        );
     }
     cell.verb("delete", &["--force"]).ok();
     for id in ["", "..", "a/b", "a b", &"x".repeat(300)] {
-        let done = cell.bundle.gpucell(&["create", "--bundle", cell.bundle.path().to_str().unwrap(), id]);
-        assert!(done.code == 1 && done.err.contains("invalid container ID"), "{id}: {done:#?}");
+        let done = cell.bundle.gpucell(&[
+            "create",
+            "--bundle",
+            cell.bundle.path().to_str().unwrap(),
+            id,
+        ]);
+        assert!(
+            done.code == 1 && done.err.contains("invalid container ID"),
+            "{id}: {done:#?}"
+        );
     }
-    let done = cell.bundle.gpucell(&["create", "--bundle", "/not/there", "x"]);
-    assert!(done.code == 1 && done.err.contains("/not/there"), "{done:#?}");
+    let done = cell
+        .bundle
+        .gpucell(&["create", "--bundle", "/not/there", "x"]);
+    assert!(
+        done.code == 1 && done.err.contains("/not/there"),
+        "{done:#?}"
+    );
     assert_eq!(cell.bundle.gpucell(&["list", "-q"]).ok().out, "");
 }
 
@@ -103,14 +154,26 @@ fn listed() {
     let root = one.bundle.state();
     one.create(&[]).ok();
     let mut other = std::process::Command::new(support::GPUCELL);
-    other.arg("--root").arg(&root).args(["run", "--detach", "--bundle"]).arg(two.bundle.path()).arg(&two.id);
+    other
+        .arg("--root")
+        .arg(&root)
+        .args(["run", "--detach", "--bundle"])
+        .arg(two.bundle.path())
+        .arg(&two.id);
     quiet(other, &one.outside("x").join("log")).ok();
     let ids = one.bundle.gpucell(&["list", "-q"]).ok().out;
     assert_eq!(ids.lines().collect::<Vec<_>>(), [&one.id, &two.id]);
-    let list: Value = serde_json::from_str(&one.bundle.gpucell(&["list", "--format", "json"]).ok().out).unwrap();
-    assert_eq!((&list[0]["status"], &list[1]["status"]), (&json!("created"), &json!("running")));
+    let list: Value =
+        serde_json::from_str(&one.bundle.gpucell(&["list", "--format", "json"]).ok().out).unwrap();
+    assert_eq!(
+        (&list[0]["status"], &list[1]["status"]),
+        (&json!("created"), &json!("running"))
+    );
     let table = one.bundle.gpucell(&["list"]).ok().out;
-    assert!(table.lines().count() == 3 && table.starts_with("ID"), "{table}");
+    assert!(
+        table.lines().count() == 3 && table.starts_with("ID"),
+        "{table}"
+    );
     one.bundle.gpucell(&["delete", "-f", &two.id]).ok();
 }
 
@@ -123,11 +186,23 @@ fn run_in_the_foreground_leaves_nothing_and_keep_leaves_the_state() {
     assert_eq!(cell.run(&["--keep"]).code, 3);
     assert_eq!(cell.status(), "stopped");
     let again = cell.run(&[]);
-    assert!(again.code == 1 && again.err.contains("already exists"), "{again:#?}");
-    assert_eq!(cell.status(), "stopped", "a refused second creation is no harm to the first");
+    assert!(
+        again.code == 1 && again.err.contains("already exists"),
+        "{again:#?}"
+    );
+    assert_eq!(
+        cell.status(),
+        "stopped",
+        "a refused second creation is no harm to the first"
+    );
     cell.verb("delete", &[]).ok();
     // A process that outlives the first one, without a pid namespace of its own, goes with the cell.
-    cell.edit(|c| c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid"));
+    cell.edit(|c| {
+        c["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|n| n["type"] != "pid")
+    });
     cell.words(&["tasks", "3"]).run(&[]).ok();
     cell.nothing_left();
 }
@@ -138,7 +213,9 @@ fn one_of_many_concurrent_creations_wins() {
     let children: Vec<_> = (0..6)
         .map(|_| {
             let mut c = cell.making("create", &[]);
-            c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            c.stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
             c.spawn().unwrap()
         })
         .collect();
@@ -165,7 +242,12 @@ fn a_pid_that_passed_to_somebody_else_is_not_the_cells() {
     cell.detach(&[]).ok();
     let old = cell.pid();
     // As after a reboot or a wrap-around: the number is in use, by a process that started at another time.
-    let mut other = cell_support::Running(std::process::Command::new("sleep").arg("100").spawn().unwrap());
+    let mut other = cell_support::Running(
+        std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .unwrap(),
+    );
     let file = cell.bundle.state().join(&cell.id).join("state.json");
     let mut saved: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let real = saved.clone();
@@ -173,11 +255,19 @@ fn a_pid_that_passed_to_somebody_else_is_not_the_cells() {
     fs::write(&file, saved.to_string()).unwrap();
     assert_eq!(cell.status(), "stopped");
     let killed = cell.bundle.gpucell(&["kill", &cell.id, "KILL"]);
-    assert!(killed.code == 1 && killed.err.contains("container not running"), "{killed:#?}");
+    assert!(
+        killed.code == 1 && killed.err.contains("container not running"),
+        "{killed:#?}"
+    );
     cell.verb("delete", &["-f"]).ok();
-    assert!(other.0.try_wait().unwrap().is_none(), "a stranger was killed");
+    assert!(
+        other.0.try_wait().unwrap().is_none(),
+        "a stranger was killed"
+    );
     assert_eq!(real["pid"], json!(old));
-    until("the cell's own process is gone", || !std::path::Path::new(&format!("/proc/{old}/ns")).exists());
+    until("the cell's own process is gone", || {
+        !std::path::Path::new(&format!("/proc/{old}/ns")).exists()
+    });
 }
 
 #[test]
@@ -187,13 +277,19 @@ fn damaged_state_is_an_error_and_can_be_forced_away() {
     // Cut off between the making of the directory and the first state.
     fs::create_dir_all(&dir).unwrap();
     let done = cell.verb("state", &[]);
-    assert!(done.code == 1 && done.err.contains("does not exist"), "{done:#?}");
+    assert!(
+        done.code == 1 && done.err.contains("does not exist"),
+        "{done:#?}"
+    );
     cell.verb("delete", &["-f"]).ok();
     assert!(!dir.exists());
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("state.json"), "{\"pid\":").unwrap();
     let done = cell.verb("state", &[]);
-    assert!(done.code == 1 && done.err.contains("state.json"), "{done:#?}");
+    assert!(
+        done.code == 1 && done.err.contains("state.json"),
+        "{done:#?}"
+    );
     assert_eq!(cell.bundle.gpucell(&["list", "-q"]).code, 0);
     fs::remove_dir_all(&dir).unwrap();
 }
@@ -204,22 +300,69 @@ fn a_creation_that_fails_leaves_nothing() {
     type Change = fn(&mut Value);
     let rows: [(Change, &str); 17] = [
         (|c| c["root"]["path"] = json!("nowhere"), "nowhere"),
-        (|c| c["linux"]["namespaces"][1] = json!({"type": "network", "path": "/nowhere"}), "/nowhere"),
-        (|c| c["linux"]["cgroupsPath"] = json!("/../x"), "cgroupsPath"),
-        (|c| c["linux"]["resources"]["cpu"] = json!({"cpus": "9999"}), "cpu"),
-        (|c| c["linux"]["resources"]["memory"] = json!({"limit": 1}), "memory"),
-        (|c| c["linux"]["sysctl"] = json!({"kernel.shmmax": "x"}), "shmmax"),
+        (
+            |c| c["linux"]["namespaces"][1] = json!({"type": "network", "path": "/nowhere"}),
+            "/nowhere",
+        ),
+        (
+            |c| c["linux"]["cgroupsPath"] = json!("/../x"),
+            "cgroupsPath",
+        ),
+        (
+            |c| c["linux"]["resources"]["cpu"] = json!({"cpus": "9999"}),
+            "cpu",
+        ),
+        (
+            |c| c["linux"]["resources"]["memory"] = json!({"limit": 1}),
+            "memory",
+        ),
+        (
+            |c| c["linux"]["sysctl"] = json!({"kernel.shmmax": "x"}),
+            "shmmax",
+        ),
         (|c| c["mounts"][0]["options"] = json!(["nonesuch"]), "/proc"),
-        (|c| c["mounts"].as_array_mut().unwrap().push(json!({"destination": "/m", "source": "/nowhere", "options": ["bind"]})), "/nowhere"),
-        (|c| c["linux"]["devices"] = json!([{"path": "/bin/hello/x", "type": "c", "major": 1, "minor": 3}]), "/bin/hello/x"),
+        (
+            |c| {
+                c["mounts"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(json!({"destination": "/m", "source": "/nowhere", "options": ["bind"]}))
+            },
+            "/nowhere",
+        ),
+        (
+            |c| {
+                c["linux"]["devices"] =
+                    json!([{"path": "/bin/hello/x", "type": "c", "major": 1, "minor": 3}])
+            },
+            "/bin/hello/x",
+        ),
         (|c| c["process"]["cwd"] = json!("/bin/hello"), "/bin/hello"),
-        (|c| c["linux"]["maskedPaths"] = json!(["/etc/passwd\u{0}"]), "maskedPaths"),
-        (|c| c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 10, "hard": 5}]), "process.rlimits[0]"),
-        (|c| c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 1u64 << 40, "hard": 1u64 << 40}]), "resource limit"),
+        (
+            |c| c["linux"]["maskedPaths"] = json!(["/etc/passwd\u{0}"]),
+            "maskedPaths",
+        ),
+        (
+            |c| c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 10, "hard": 5}]),
+            "process.rlimits[0]",
+        ),
+        (
+            |c| {
+                c["process"]["rlimits"] =
+                    json!([{"type": "RLIMIT_NOFILE", "soft": 1u64 << 40, "hard": 1u64 << 40}])
+            },
+            "resource limit",
+        ),
         (|c| c["process"]["oomScoreAdj"] = json!(5000), "oomScoreAdj"),
-        (|c| c["process"]["args"] = json!(["nonesuch"]), "executable file not found"),
+        (
+            |c| c["process"]["args"] = json!(["nonesuch"]),
+            "executable file not found",
+        ),
         (|c| c["process"]["terminal"] = json!(true), "console"),
-        (|c| c["process"]["scheduler"] = json!({"policy": "SCHED_RR", "priority": 0}), "scheduler"),
+        (
+            |c| c["process"]["scheduler"] = json!({"policy": "SCHED_RR", "priority": 0}),
+            "scheduler",
+        ),
     ];
     for (change, text) in rows {
         let mut cell = sleeper();
@@ -231,7 +374,11 @@ fn a_creation_that_fails_leaves_nothing() {
             let done = quiet(cell.making(verb, &[]), &cell.outside("x").join("log"));
             assert_eq!(done.code, 1, "{verb}, {text}: {done:#?}");
             assert!(done.err.contains(text), "{verb}: no '{text}' in {done:#?}");
-            assert_eq!(done.err.trim_end().lines().count(), 1, "one line says why: {done:#?}");
+            assert_eq!(
+                done.err.trim_end().lines().count(),
+                1,
+                "one line says why: {done:#?}"
+            );
             cell.nothing_left();
         }
     }
@@ -254,7 +401,9 @@ fn a_creation_that_is_killed_can_be_deleted() {
     // At ever later moments: before the first effect, in the middle, after the end.
     for ms in (0..20).map(|n| n * 2) {
         let mut c = cell.making("create", &[]);
-        c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        c.stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut child = c.spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(ms));
         child.kill().unwrap();

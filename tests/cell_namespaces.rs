@@ -31,7 +31,9 @@ fn namespaces(config: &mut Value, list: &[&str]) {
 }
 
 fn join(config: &mut Value, kind: &str, path: &str) {
-    let list = config["linux"]["namespaces"].as_array_mut().expect("a list");
+    let list = config["linux"]["namespaces"]
+        .as_array_mut()
+        .expect("a list");
     list.retain(|n| n["type"] != kind);
     list.push(json!({"type": kind, "path": path}));
 }
@@ -45,11 +47,17 @@ fn identity_maps(config: &mut Value) {
 /// A process in namespaces of its own, made by unshare(1); its pid.
 fn holder(flags: &[&str]) -> (Running, u32) {
     let mut c = Command::new("unshare");
-    let child = c.args(flags).args(["sleep", "120"]).stdin(Stdio::null()).spawn();
+    let child = c
+        .args(flags)
+        .args(["sleep", "120"])
+        .stdin(Stdio::null())
+        .spawn();
     let child = Running(child.expect("unshare(1)"));
     let pid = child.0.id();
     let name = format!("/proc/{pid}/comm");
-    until("unshare", || fs::read_to_string(&name).is_ok_and(|c| c.trim() == "sleep"));
+    until("unshare", || {
+        fs::read_to_string(&name).is_ok_and(|c| c.trim() == "sleep")
+    });
     (child, pid)
 }
 
@@ -79,7 +87,16 @@ fn every_kind_is_made_or_shared_with_the_host() {
 
 #[test]
 fn every_kind_is_joined_by_path() {
-    let (_held, pid) = holder(&["-m", "-u", "-i", "-n", "-C", "-T", "--propagation", "unchanged"]);
+    let (_held, pid) = holder(&[
+        "-m",
+        "-u",
+        "-i",
+        "-n",
+        "-C",
+        "-T",
+        "--propagation",
+        "unchanged",
+    ]);
     for (kind, file) in KINDS {
         if matches!(kind, "user" | "pid") {
             continue;
@@ -109,20 +126,41 @@ fn joining_another_cells_namespaces() {
     first.words(&["sleep", "100"]).detach(&[]).ok();
     let pid = first.pid();
     let mut second = Cell::new(|c| {
-        for (kind, file) in [("pid", "pid"), ("network", "net"), ("ipc", "ipc"), ("uts", "uts")] {
+        for (kind, file) in [
+            ("pid", "pid"),
+            ("network", "net"),
+            ("ipc", "ipc"),
+            ("uts", "uts"),
+        ] {
             join(c, kind, &format!("/proc/{pid}/ns/{file}"));
         }
         c.as_object_mut().unwrap().remove("hostname");
     });
-    let got = second.each(&[&["ns"], &["ls", "/proc"], &["pid"], &["cat", "/proc/sys/kernel/hostname", "/proc/1/cmdline"]]);
-    let theirs = |file: &str| fs::read_link(format!("/proc/{pid}/ns/{file}")).unwrap().display().to_string();
+    let got = second.each(&[
+        &["ns"],
+        &["ls", "/proc"],
+        &["pid"],
+        &["cat", "/proc/sys/kernel/hostname", "/proc/1/cmdline"],
+    ]);
+    let theirs = |file: &str| {
+        fs::read_link(format!("/proc/{pid}/ns/{file}"))
+            .unwrap()
+            .display()
+            .to_string()
+    };
     for file in ["pid", "net", "ipc", "uts"] {
-        assert!(got[0].1.contains(&format!("{file} {}", theirs(file))), "{file}: {got:?}");
+        assert!(
+            got[0].1.contains(&format!("{file} {}", theirs(file))),
+            "{file}: {got:?}"
+        );
     }
     assert!(got[1].1.lines().any(|l| l == "1"), "{got:?}");
     assert!(got[2].1.lines().any(|l| l == "parent 0"), "{got:?}");
     assert!(!got[2].1.contains("pid 1\n"), "{got:?}");
-    assert!(got[3].1.starts_with("hello\n") && got[3].1.contains("sleep\0100"), "{got:?}");
+    assert!(
+        got[3].1.starts_with("hello\n") && got[3].1.contains("sleep\0100"),
+        "{got:?}"
+    );
     // The second's end is not the first's.
     assert_eq!(first.status(), "running");
     first.verb("delete", &["-f"]).ok();
@@ -131,7 +169,10 @@ fn joining_another_cells_namespaces() {
 #[test]
 fn user_namespaces_are_made_with_their_maps() {
     let mut cell = Cell::new(|c| {
-        namespaces(c, &["mount", "pid", "user", "ipc", "uts", "network", "cgroup"]);
+        namespaces(
+            c,
+            &["mount", "pid", "user", "ipc", "uts", "network", "cgroup"],
+        );
         c["linux"]["uidMappings"] = json!([
             {"containerID": 0, "hostID": 100000, "size": 1000},
             {"containerID": 1000, "hostID": 300000, "size": 10},
@@ -142,21 +183,54 @@ fn user_namespaces_are_made_with_their_maps() {
         c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 99}]);
     });
     open_to_all(&cell);
-    let got = cell.each(&[&["cat", "/proc/self/uid_map", "/proc/self/gid_map"], &["id"], &["stat", "/proc/self", "/dev/pts", "/tmp"]]);
-    let maps: Vec<Vec<&str>> = got[0].1.lines().map(|l| l.split_whitespace().collect()).collect();
-    assert_eq!(maps, [["0", "100000", "1000"], ["1000", "300000", "10"], ["0", "200000", "2000"]]);
-    for line in ["uid 1000 1000 1000 1000", "gid 1000 1000 1000 1000", "groups 44 45", "oom_score_adj 500", "rlimit Max open files 77 99 files"] {
-        assert!(got[1].1.lines().any(|l| l == line), "no '{line}' in {got:?}");
+    let got = cell.each(&[
+        &["cat", "/proc/self/uid_map", "/proc/self/gid_map"],
+        &["id"],
+        &["stat", "/proc/self", "/dev/pts", "/tmp"],
+    ]);
+    let maps: Vec<Vec<&str>> = got[0]
+        .1
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        maps,
+        [
+            ["0", "100000", "1000"],
+            ["1000", "300000", "10"],
+            ["0", "200000", "2000"]
+        ]
+    );
+    for line in [
+        "uid 1000 1000 1000 1000",
+        "gid 1000 1000 1000 1000",
+        "groups 44 45",
+        "oom_score_adj 500",
+        "rlimit Max open files 77 99 files",
+    ] {
+        assert!(
+            got[1].1.lines().any(|l| l == line),
+            "no '{line}' in {got:?}"
+        );
     }
     // Bad maps are refused before anything is made.
     for (maps, text) in [
         (json!([]), "linux.uidMappings"),
-        (json!([{"containerID": 5, "hostID": 100000, "size": 10}]), "process.user.uid"),
-        (json!([{"containerID": 0, "hostID": 1, "size": 4294967295u32}, {"containerID": 5, "hostID": 9, "size": 2}]), "linux.uidMappings"),
+        (
+            json!([{"containerID": 5, "hostID": 100000, "size": 10}]),
+            "process.user.uid",
+        ),
+        (
+            json!([{"containerID": 0, "hostID": 1, "size": 4294967295u32}, {"containerID": 5, "hostID": 9, "size": 2}]),
+            "linux.uidMappings",
+        ),
     ] {
         cell.edit(|c| c["linux"]["uidMappings"] = maps);
         let done = cell.hello(&["true"]);
-        assert!(done.code == 1 && done.err.contains(text), "{text}: {done:#?}");
+        assert!(
+            done.code == 1 && done.err.contains(text),
+            "{text}: {done:#?}"
+        );
     }
 }
 
@@ -181,12 +255,24 @@ fn existing_user_namespaces_are_joined() {
     });
     open_to_all(&cell);
     for _ in 0..3 {
-        let got = cell.each(&[&["ns"], &["id"], &["cat", "/proc/self/uid_map"], &["write", "/dev/null", "x"]]);
+        let got = cell.each(&[
+            &["ns"],
+            &["id"],
+            &["cat", "/proc/self/uid_map"],
+            &["write", "/dev/null", "x"],
+        ]);
         for file in ["user", "net", "ipc"] {
             let theirs = fs::read_link(format!("/proc/{pid}/ns/{file}")).unwrap();
-            assert!(got[0].1.contains(&format!("{file} {}", theirs.display())), "{got:?}");
+            assert!(
+                got[0].1.contains(&format!("{file} {}", theirs.display())),
+                "{got:?}"
+            );
         }
-        assert!(got[1].1.contains("uid 0 0 0 0") && got[1].1.contains("files 77 99") || got[1].1.contains("open files 77 99"), "{got:?}");
+        assert!(
+            got[1].1.contains("uid 0 0 0 0") && got[1].1.contains("files 77 99")
+                || got[1].1.contains("open files 77 99"),
+            "{got:?}"
+        );
         let map: Vec<&str> = got[2].1.split_whitespace().collect();
         assert_eq!(map, ["0", "100000", "65536"]);
         assert_eq!(got[3].0, 0, "{got:?}");
@@ -206,15 +292,28 @@ fn clocks_are_set_off() {
         text.split(' ').next().unwrap().parse().unwrap()
     };
     let mut cell = Cell::new(|c| {
-        c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));
+        c["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "time"}));
         c["linux"]["timeOffsets"] = json!({"boottime": {"secs": 86400, "nanosecs": 0}, "monotonic": {"secs": 3600, "nanosecs": 500}});
     });
-    let got = cell.each(&[&["cat", "/proc/uptime"], &["cat", "/proc/self/timens_offsets"]]);
+    let got = cell.each(&[
+        &["cat", "/proc/uptime"],
+        &["cat", "/proc/self/timens_offsets"],
+    ]);
     let inside: f64 = got[0].1.split(' ').next().unwrap().parse().unwrap();
     let off = inside - uptime();
     assert!((86300.0..86500.0).contains(&off), "{off}");
-    let offsets: Vec<Vec<&str>> = got[1].1.lines().map(|l| l.split_whitespace().collect()).collect();
-    assert_eq!(offsets, [["monotonic", "3600", "500"], ["boottime", "86400", "0"]]);
+    let offsets: Vec<Vec<&str>> = got[1]
+        .1
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        offsets,
+        [["monotonic", "3600", "500"], ["boottime", "86400", "0"]]
+    );
     // The runtime itself stays in its own: the state's start time is the host's.
     cell.words(&["sleep", "100"]).detach(&[]).ok();
     assert_eq!(cell.status(), "running");
@@ -227,8 +326,14 @@ fn clocks_are_set_off() {
 #[test]
 fn names_and_kernel_parameters_are_the_cells_own() {
     let host = || {
-        ["kernel/hostname", "kernel/domainname", "kernel/shmmax", "net/ipv4/ip_forward", "fs/mqueue/msg_max"]
-            .map(|f| fs::read_to_string(Path::new("/proc/sys").join(f)).unwrap_or_default())
+        [
+            "kernel/hostname",
+            "kernel/domainname",
+            "kernel/shmmax",
+            "net/ipv4/ip_forward",
+            "fs/mqueue/msg_max",
+        ]
+        .map(|f| fs::read_to_string(Path::new("/proc/sys").join(f)).unwrap_or_default())
     };
     let before = host();
     let mut cell = Cell::new(|c| {
@@ -238,23 +343,36 @@ fn names_and_kernel_parameters_are_the_cells_own() {
             "kernel.shmmax": "123456", "net.ipv4.ip_forward": "1", "net/ipv4/conf/lo.x/x": "",
             "fs.mqueue.msg_max": "42",
         });
-        c["linux"]["sysctl"].as_object_mut().unwrap().remove("net/ipv4/conf/lo.x/x");
+        c["linux"]["sysctl"]
+            .as_object_mut()
+            .unwrap()
+            .remove("net/ipv4/conf/lo.x/x");
     });
     let got = &cell.each(&[&[
-        "cat", "/proc/sys/kernel/hostname", "/proc/sys/kernel/domainname", "/proc/sys/kernel/shmmax",
-        "/proc/sys/net/ipv4/ip_forward", "/proc/sys/fs/mqueue/msg_max",
+        "cat",
+        "/proc/sys/kernel/hostname",
+        "/proc/sys/kernel/domainname",
+        "/proc/sys/kernel/shmmax",
+        "/proc/sys/net/ipv4/ip_forward",
+        "/proc/sys/fs/mqueue/msg_max",
     ]])[0];
     assert_eq!(got.1, "alice\nwonder.land\n123456\n1\n42\n");
     assert_eq!(host(), before);
     for (change, text) in [
         (json!({"vm.swappiness": "1"}), "vm.swappiness"),
-        (json!({"kernel.shmmax": "x"}), "kernel/shmmax: Invalid argument"),
+        (
+            json!({"kernel.shmmax": "x"}),
+            "kernel/shmmax: Invalid argument",
+        ),
         (json!({"kernel.msg_nonesuch": "1"}), "kernel"),
         (json!({"net/../kernel/core_pattern": "x"}), "core_pattern"),
     ] {
         cell.edit(|c| c["linux"]["sysctl"] = change);
         let done = cell.hello(&["true"]);
-        assert!(done.code == 1 && done.err.contains(text), "{text}: {done:#?}");
+        assert!(
+            done.code == 1 && done.err.contains(text),
+            "{text}: {done:#?}"
+        );
     }
     assert_eq!(host(), before);
 }
@@ -262,7 +380,11 @@ fn names_and_kernel_parameters_are_the_cells_own() {
 #[test]
 fn loopback_is_up_and_alone() {
     let mut cell = Cell::new(|_| {});
-    let got = cell.each(&[&["cat", "/proc/net/dev"], &["ls", "/sys/class/net"], &["cat", "/proc/net/fib_trie"]]);
+    let got = cell.each(&[
+        &["cat", "/proc/net/dev"],
+        &["ls", "/sys/class/net"],
+        &["cat", "/proc/net/fib_trie"],
+    ]);
     assert_eq!(got[0].1.lines().count(), 3, "{got:?}");
     assert!(got[2].1.contains("127.0.0.1"), "lo is down: {got:?}");
 }
@@ -274,14 +396,44 @@ fn impossible_namespaces_are_refused_by_name() {
     fs::write(&file, "").unwrap();
     let file = file.to_str().unwrap();
     let table: &[(&dyn Fn(&mut Value), &str)] = &[
-        (&|c| { namespaces(c, &["pid", "uts"]); c["mounts"] = json!([]); c["linux"]["maskedPaths"] = json!([]); c["linux"]["readonlyPaths"] = json!([]); c["root"]["readonly"] = json!(false); }, "mount namespace"),
-        (&|c| namespaces(c, &["mount", "pid", "pid"]), "linux.namespaces[2]"),
-        (&|c| join(c, "network", "/proc/self/ns/nonesuch"), "/proc/self/ns/nonesuch: No such file"),
-        (&|c| join(c, "network", "/proc/self/ns/ipc"), "is not a net namespace"),
+        (
+            &|c| {
+                namespaces(c, &["pid", "uts"]);
+                c["mounts"] = json!([]);
+                c["linux"]["maskedPaths"] = json!([]);
+                c["linux"]["readonlyPaths"] = json!([]);
+                c["root"]["readonly"] = json!(false);
+            },
+            "mount namespace",
+        ),
+        (
+            &|c| namespaces(c, &["mount", "pid", "pid"]),
+            "linux.namespaces[2]",
+        ),
+        (
+            &|c| join(c, "network", "/proc/self/ns/nonesuch"),
+            "/proc/self/ns/nonesuch: No such file",
+        ),
+        (
+            &|c| join(c, "network", "/proc/self/ns/ipc"),
+            "is not a net namespace",
+        ),
         (&|c| join(c, "network", file), "file"),
         (&|c| join(c, "network", "relative"), "linux.namespaces"),
-        (&|c| { namespaces(c, &["mount"]); c["hostname"] = json!("x"); }, "hostname"),
-        (&|c| { namespaces(c, &["mount", "uts"]); c["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"}); }, "net.ipv4.ip_forward"),
+        (
+            &|c| {
+                namespaces(c, &["mount"]);
+                c["hostname"] = json!("x");
+            },
+            "hostname",
+        ),
+        (
+            &|c| {
+                namespaces(c, &["mount", "uts"]);
+                c["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+            },
+            "net.ipv4.ip_forward",
+        ),
     ];
     let plain = cell.bundle.config.clone();
     for (change, text) in table {
@@ -290,7 +442,10 @@ fn impossible_namespaces_are_refused_by_name() {
             change(c);
         });
         let done = cell.hello(&["true"]);
-        assert!(done.code == 1 && done.err.contains(text), "{text}: {done:#?}");
+        assert!(
+            done.code == 1 && done.err.contains(text),
+            "{text}: {done:#?}"
+        );
         cell.nothing_left();
     }
 }

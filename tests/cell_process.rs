@@ -17,7 +17,8 @@ fn has(text: &str, line: &str) {
 #[test]
 fn identity_limits_and_attributes() {
     let mut cell = Cell::new(|c| {
-        c["process"]["user"] = json!({"uid": 1000, "gid": 1001, "additionalGids": [44, 5, 70000], "umask": 0o027});
+        c["process"]["user"] =
+            json!({"uid": 1000, "gid": 1001, "additionalGids": [44, 5, 70000], "umask": 0o027});
         c["process"]["oomScoreAdj"] = json!(321);
         c["process"]["noNewPrivileges"] = json!(false);
         c["process"]["rlimits"] = json!([
@@ -27,10 +28,20 @@ fn identity_limits_and_attributes() {
             {"type": "RLIMIT_STACK", "soft": 4194304, "hard": 8388608},
         ]);
         c["process"]["cwd"] = json!("/tmp");
-        c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "uts");
+        c["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|n| n["type"] != "uts");
         c.as_object_mut().unwrap().remove("hostname");
     });
-    let got = cell.each(&[&["id"], &["env"], &["stat", "/proc/self/cwd"], &["pid"], &["write", "/tmp/x", "x"], &["stat", "/tmp/x"]]);
+    let got = cell.each(&[
+        &["id"],
+        &["env"],
+        &["stat", "/proc/self/cwd"],
+        &["pid"],
+        &["write", "/tmp/x", "x"],
+        &["stat", "/tmp/x"],
+    ]);
     for line in [
         "uid 1000 1000 1000 1000",
         "gid 1001 1001 1001 1001",
@@ -67,7 +78,11 @@ fn identity_limits_and_attributes() {
 #[test]
 fn home_comes_from_the_cells_passwd() {
     let mut cell = Cell::new(|c| c["process"]["user"] = json!({"uid": 1000, "gid": 1000}));
-    fs::write(cell.root("etc/passwd"), "root:x:0:0::/root:\nx:x:1000:1:::\ny:x:77:1::/srv/y:/bin/sh\n").unwrap();
+    fs::write(
+        cell.root("etc/passwd"),
+        "root:x:0:0::/root:\nx:x:1000:1:::\ny:x:77:1::/srv/y:/bin/sh\n",
+    )
+    .unwrap();
     for (uid, want) in [(0, "/root"), (77, "/srv/y"), (1000, "/"), (12345, "/")] {
         cell.edit(|c| c["process"]["user"]["uid"] = json!(uid));
         let got = cell.hello(&["env"]).ok();
@@ -88,35 +103,81 @@ fn five_capability_sets() {
             "CAP_SYS_CHROOT" => 18,
             other => panic!("{other}"),
         };
-        format!("{:016x}", names.iter().fold(0u64, |m, n| m | 1 << number(n)))
+        format!(
+            "{:016x}",
+            names.iter().fold(0u64, |m, n| m | 1 << number(n))
+        )
     };
-    let sets = ["bounding", "permitted", "effective", "inheritable", "ambient"];
+    let sets = [
+        "bounding",
+        "permitted",
+        "effective",
+        "inheritable",
+        "ambient",
+    ];
     // What exec makes of the sets: capabilities(7), "Transformation of capabilities during execve".
     type Row<'a> = (u32, [&'a [&'a str]; 5], [&'a [&'a str]; 5]);
     let (chown, kill, setuid) = ("CAP_CHOWN", "CAP_KILL", "CAP_SETUID");
     let rows: [Row; 5] = [
         // root gets all of its bounding and inheritable sets.
-        (0, [&[chown, kill], &[chown], &[], &[], &[]], [&[chown, kill], &[chown, kill], &[chown, kill], &[], &[]]),
+        (
+            0,
+            [&[chown, kill], &[chown], &[], &[], &[]],
+            [&[chown, kill], &[chown, kill], &[chown, kill], &[], &[]],
+        ),
         (0, [&[], &[], &[], &[], &[]], [&[], &[], &[], &[], &[]]),
         // A user keeps the ambient set alone.
-        (1000, [&[chown, kill], &[chown, kill], &[chown], &[kill], &[kill]], [&[chown, kill], &[kill], &[kill], &[kill], &[kill]]),
+        (
+            1000,
+            [&[chown, kill], &[chown, kill], &[chown], &[kill], &[kill]],
+            [&[chown, kill], &[kill], &[kill], &[kill], &[kill]],
+        ),
         // Ambient without inheritable can't be: ignored.
-        (1000, [&[chown], &[chown], &[chown], &[], &[chown]], [&[chown], &[], &[], &[], &[]]),
-        (1000, [&[setuid, "CAP_SYS_CHROOT", "CAP_NET_ADMIN"], &[setuid], &[setuid], &[setuid], &[]], [&["CAP_NET_ADMIN", "CAP_SYS_CHROOT", setuid], &[], &[], &[setuid], &[]]),
+        (
+            1000,
+            [&[chown], &[chown], &[chown], &[], &[chown]],
+            [&[chown], &[], &[], &[], &[]],
+        ),
+        (
+            1000,
+            [
+                &[setuid, "CAP_SYS_CHROOT", "CAP_NET_ADMIN"],
+                &[setuid],
+                &[setuid],
+                &[setuid],
+                &[],
+            ],
+            [
+                &["CAP_NET_ADMIN", "CAP_SYS_CHROOT", setuid],
+                &[],
+                &[],
+                &[setuid],
+                &[],
+            ],
+        ),
     ];
     for nnp in [true, false] {
         for (uid, asked, seen) in &rows {
             let mut cell = Cell::new(|c| {
                 c["process"]["user"] = json!({"uid": uid, "gid": uid});
                 c["process"]["noNewPrivileges"] = json!(nnp);
-                c["process"]["capabilities"] = sets.iter().zip(asked).map(|(k, v)| (k.to_string(), json!(v))).collect::<serde_json::Map<_, _>>().into();
+                c["process"]["capabilities"] = sets
+                    .iter()
+                    .zip(asked)
+                    .map(|(k, v)| (k.to_string(), json!(v)))
+                    .collect::<serde_json::Map<_, _>>()
+                    .into();
             });
             let got = cell.hello(&["id"]).ok();
             for (set, want) in sets.iter().zip(seen) {
                 // Without new privileges root gets no more than it was left with.
                 let kept = nnp && *uid == 0 && matches!(*set, "permitted" | "effective");
                 let want = if kept { &asked[1] } else { want };
-                assert_eq!(got.value(&format!("cap_{set}")), bits(want), "{set} of uid {uid}, {asked:?}");
+                assert_eq!(
+                    got.value(&format!("cap_{set}")),
+                    bits(want),
+                    "{set} of uid {uid}, {asked:?}"
+                );
             }
             assert_eq!(got.value("no_new_privs"), if nnp { "1" } else { "0" });
         }
@@ -132,7 +193,11 @@ fn scheduling_and_memory_placement() {
         c["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "0"});
     });
     let n = |n: i64| n.to_string();
-    let (policy, nice, io) = (n(libc::SYS_sched_getscheduler), n(libc::SYS_getpriority), n(libc::SYS_ioprio_get));
+    let (policy, nice, io) = (
+        n(libc::SYS_sched_getscheduler),
+        n(libc::SYS_getpriority),
+        n(libc::SYS_ioprio_get),
+    );
     let persona = n(libc::SYS_personality);
     let got = cell.each(&[
         &["syscall", &policy, "0"],
@@ -150,8 +215,16 @@ fn scheduling_and_memory_placement() {
         assert!(got[4].1.contains(" bind:0"), "{got:?}");
     }
     for (key, value, text) in [
-        ("ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 9}), "process.ioPriority"),
-        ("scheduler", json!({"policy": "SCHED_FIFO", "priority": 1000}), "scheduler"),
+        (
+            "ioPriority",
+            json!({"class": "IOPRIO_CLASS_BE", "priority": 9}),
+            "process.ioPriority",
+        ),
+        (
+            "scheduler",
+            json!({"policy": "SCHED_FIFO", "priority": 1000}),
+            "scheduler",
+        ),
     ] {
         let mut cell = Cell::new(|c| c["process"][key] = value.clone());
         let done = cell.hello(&["true"]);
@@ -172,11 +245,22 @@ fn exit_codes_are_the_programs() {
     for (name, code) in [("KILL", 137), ("ABRT", 134)] {
         if name == "ABRT" {
             // The first process of a pid namespace is spared what it doesn't handle.
-            cell.edit(|c| c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid"));
+            cell.edit(|c| {
+                c["linux"]["namespaces"]
+                    .as_array_mut()
+                    .unwrap()
+                    .retain(|n| n["type"] != "pid")
+            });
         }
         let mut run = cell.making("run", &[]);
-        let child = run.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
-        cell_support::until("running", || cell.verb("state", &[]).out.contains("\"running\""));
+        let child = run
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        cell_support::until("running", || {
+            cell.verb("state", &[]).out.contains("\"running\"")
+        });
         outcome(&mut cell.command(&["kill", &cell.id, name])).ok();
         let mut child = cell_support::Running(child);
         assert_eq!(child.0.wait().unwrap().code(), Some(code), "{name}");
@@ -188,13 +272,26 @@ fn signals_are_forwarded() {
     let mut cell = Cell::new(|_| {});
     cell.words(&["signals"]);
     let mut run = cell.making("run", &[]);
-    let child = run.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let child = run
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut child = cell_support::Running(child);
     use std::io::{BufRead, BufReader};
-    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
     assert_eq!(lines.next().as_deref(), Some("ready"));
     let pid = nix::unistd::Pid::from_raw(child.0.id() as i32);
-    for n in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGQUIT, libc::SIGWINCH, libc::SIGTERM] {
+    for n in [
+        libc::SIGHUP,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGQUIT,
+        libc::SIGWINCH,
+        libc::SIGTERM,
+    ] {
         if n == libc::SIGWINCH {
             // That one is about our own terminal.
             continue;
@@ -209,15 +306,43 @@ fn signals_are_forwarded() {
 fn what_cannot_be_executed_is_said_in_the_words_callers_know() {
     type Prepare = fn(&Cell);
     let rows: [(&str, Prepare, &str); 11] = [
-        ("nonesuch", |_| {}, "exec: \"nonesuch\": executable file not found in $PATH"),
-        ("/bin/nonesuch", |_| {}, "exec: \"/bin/nonesuch\": no such file or directory"),
-        ("/etc/passwd", |_| {}, "exec: \"/etc/passwd\": permission denied"),
+        (
+            "nonesuch",
+            |_| {},
+            "exec: \"nonesuch\": executable file not found in $PATH",
+        ),
+        (
+            "/bin/nonesuch",
+            |_| {},
+            "exec: \"/bin/nonesuch\": no such file or directory",
+        ),
+        (
+            "/etc/passwd",
+            |_| {},
+            "exec: \"/etc/passwd\": permission denied",
+        ),
         ("passwd", |_| {}, "exec: \"passwd\": permission denied"),
         ("/etc", |_| {}, "exec: \"/etc\": is a directory"),
-        ("/etc/passwd/x", |_| {}, "exec: \"/etc/passwd/x\": not a directory"),
-        ("/bin/garbage", |c| script(c, "bin/garbage", "garbage\n"), "exec format error"),
-        ("/bin/lost", |c| script(c, "bin/lost", "#!/no/such/interpreter\n"), "no such file or directory"),
-        ("/bin/loop", |c| symlink("/bin/loop", c.root("bin/loop")).unwrap(), "symbolic link"),
+        (
+            "/etc/passwd/x",
+            |_| {},
+            "exec: \"/etc/passwd/x\": not a directory",
+        ),
+        (
+            "/bin/garbage",
+            |c| script(c, "bin/garbage", "garbage\n"),
+            "exec format error",
+        ),
+        (
+            "/bin/lost",
+            |c| script(c, "bin/lost", "#!/no/such/interpreter\n"),
+            "no such file or directory",
+        ),
+        (
+            "/bin/loop",
+            |c| symlink("/bin/loop", c.root("bin/loop")).unwrap(),
+            "symbolic link",
+        ),
         ("/dev/null", |_| {}, "permission denied"),
         ("./hello", |_| {}, "no such file or directory"),
     ];
@@ -227,16 +352,30 @@ fn what_cannot_be_executed_is_said_in_the_words_callers_know() {
         cell.edit(|c| c["process"]["args"] = json!([program, "true"]));
         let done = cell.run(&[]);
         assert_eq!(done.code, 1, "{program}: {done:#?}");
-        assert!(done.err.to_lowercase().contains(&text.to_lowercase()), "{program}: no '{text}' in {done:#?}");
+        assert!(
+            done.err.to_lowercase().contains(&text.to_lowercase()),
+            "{program}: no '{text}' in {done:#?}"
+        );
         cell.nothing_left();
         // In two steps: what can be seen before is said by `create`, the rest by `start`.
         let created = cell.create(&[]);
-        let done = if created.code == 0 { cell.verb("start", &[]) } else { created };
+        let done = if created.code == 0 {
+            cell.verb("start", &[])
+        } else {
+            created
+        };
         assert_eq!(done.code, 1, "{program}: {done:#?}");
-        assert!(done.err.to_lowercase().contains(&text.to_lowercase()), "{program}: {done:#?}");
+        assert!(
+            done.err.to_lowercase().contains(&text.to_lowercase()),
+            "{program}: {done:#?}"
+        );
     }
     let mut cell = Cell::new(|_| {});
-    for (args, text) in [(json!([]), "process.args"), (json!([""]), "process.args[0]"), (Value::Null, "process.args")] {
+    for (args, text) in [
+        (json!([]), "process.args"),
+        (json!([""]), "process.args[0]"),
+        (Value::Null, "process.args"),
+    ] {
         cell.edit(|c| c["process"]["args"] = args);
         let done = cell.run(&[]);
         assert!(done.code == 1 && done.err.contains(text), "{done:#?}");
@@ -254,14 +393,23 @@ fn programs_are_looked_for_in_the_cells_path() {
     fs::create_dir(cell.root("first")).unwrap();
     fs::create_dir(cell.root("first/hello")).unwrap();
     // A folder of that name is passed over; the working directory counts where PATH says so.
-    for (path, cwd, fine) in [("/first:/bin", "/", true), ("", "/bin", true), ("/etc:", "/bin", true), ("/first", "/bin", false)] {
+    for (path, cwd, fine) in [
+        ("/first:/bin", "/", true),
+        ("", "/bin", true),
+        ("/etc:", "/bin", true),
+        ("/first", "/bin", false),
+    ] {
         cell.edit(|c| {
             c["process"]["env"] = json!([format!("PATH={path}")]);
             c["process"]["cwd"] = json!(cwd);
             c["process"]["args"] = json!(["hello", "print", "found"]);
         });
         let done = cell.run(&[]);
-        assert_eq!(done.code == 0 && done.out == "found\n", fine, "{path}: {done:#?}");
+        assert_eq!(
+            done.code == 0 && done.out == "found\n",
+            fine,
+            "{path}: {done:#?}"
+        );
     }
     // No PATH at all: the usual places.
     cell.edit(|c| {
@@ -308,9 +456,15 @@ fn the_program_inherits_the_streams_and_what_is_preserved_alone() {
 fn support_dup(command: &mut std::process::Command, from: i32, to: &[i32]) {
     let shell = command.get_program().to_owned();
     let args: Vec<_> = command.get_args().map(|a| a.to_owned()).collect();
-    let dups: String = to.iter().map(|n| format!("{n}</proc/self/fd/{from} ")).collect();
+    let dups: String = to
+        .iter()
+        .map(|n| format!("{n}</proc/self/fd/{from} "))
+        .collect();
     *command = std::process::Command::new("bash");
-    command.arg("-c").arg(format!("exec \"$0\" \"$@\" {}", dups.replace(&format!("/proc/self/fd/{from}"), "/dev/null")));
+    command.arg("-c").arg(format!(
+        "exec \"$0\" \"$@\" {}",
+        dups.replace(&format!("/proc/self/fd/{from}"), "/dev/null")
+    ));
     command.arg(shell).args(args);
 }
 
@@ -321,7 +475,11 @@ fn pipes_belong_to_the_user_and_the_keyring_is_new() {
         c["linux"]["maskedPaths"] = json!([]);
         c["process"]["noNewPrivileges"] = json!(true);
     });
-    let got = cell.each(&[&["open", "/dev/stdout", "w"], &["open", "/dev/stderr", "w"], &["cat", "/proc/keys"]]);
+    let got = cell.each(&[
+        &["open", "/dev/stdout", "w"],
+        &["open", "/dev/stderr", "w"],
+        &["cat", "/proc/keys"],
+    ]);
     assert_eq!((got[0].0, got[1].0), (0, 0), "{got:?}");
     assert!(got[2].1.contains(&format!("_ses.{}", cell.id)), "{got:?}");
     cell.words(&["cat", "/proc/keys"]);
@@ -330,7 +488,8 @@ fn pipes_belong_to_the_user_and_the_keyring_is_new() {
     // A file of the caller stays the caller's.
     let log = cell.outside("x").join("log");
     let mut run = cell.making("run", &[]);
-    run.stdout(fs::File::create(&log).unwrap()).stderr(std::process::Stdio::null());
+    run.stdout(fs::File::create(&log).unwrap())
+        .stderr(std::process::Stdio::null());
     assert!(run.status().unwrap().success());
     assert_eq!(fs::metadata(&log).unwrap().uid(), 0);
 }

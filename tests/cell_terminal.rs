@@ -18,7 +18,13 @@ fn receive(listener: &UnixListener) -> (Vec<u8>, OwnedFd) {
     let mut space = nix::cmsg_space!([RawFd; 4]);
     let (n, fds) = {
         let mut io = [IoSliceMut::new(&mut buf)];
-        let msg = recvmsg::<()>(socket.as_raw_fd(), &mut io, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).expect("a message");
+        let msg = recvmsg::<()>(
+            socket.as_raw_fd(),
+            &mut io,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )
+        .expect("a message");
         let fds: Vec<RawFd> = msg
             .cmsgs()
             .expect("control messages")
@@ -56,7 +62,25 @@ fn the_master_goes_to_the_console_socket() {
         let mut cell = with_terminal(uid);
         let path = cell.outside("x").join("console");
         let listener = UnixListener::bind(&path).unwrap();
-        cell.words(&["each", "pid", ";", "stat", "/dev/console", "/dev/pts/0", ";", "open", "/dev/console", "rw", ";", "open", "/dev/tty", "rw", ";", "cat", "-"]);
+        cell.words(&[
+            "each",
+            "pid",
+            ";",
+            "stat",
+            "/dev/console",
+            "/dev/pts/0",
+            ";",
+            "open",
+            "/dev/console",
+            "rw",
+            ";",
+            "open",
+            "/dev/tty",
+            "rw",
+            ";",
+            "cat",
+            "-",
+        ]);
         let flag = format!("--console-socket={}", path.display());
         let mut making = cell.making(verb, &[&flag]);
         if verb == "run" {
@@ -69,9 +93,17 @@ fn the_master_goes_to_the_console_socket() {
             got.join().unwrap()
         });
         assert!(name.starts_with(b"/dev/pts/"), "{name:?}");
-        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+        let mut size = libc::winsize {
+            ws_row: 0,
+            ws_col: 0,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         // SAFETY: TIOCGWINSZ writes one winsize.
-        assert_eq!(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) }, 0);
+        assert_eq!(
+            unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) },
+            0
+        );
         assert_eq!((size.ws_row, size.ws_col), (31, 117));
         if verb == "create" {
             cell.verb("start", &[]).ok();
@@ -82,8 +114,19 @@ fn the_master_goes_to_the_console_socket() {
         drop(typing);
         let out = read_all(master);
         let got = cell_support::sections(&out);
-        assert!(got[0].1.contains("tty 111") && got[0].1.contains("session 1"), "{out}");
-        assert!(got[1].1.lines().filter(|l| l.contains("char ") && l.contains(&format!(" {uid}:"))).count() == 2, "{out}");
+        assert!(
+            got[0].1.contains("tty 111") && got[0].1.contains("session 1"),
+            "{out}"
+        );
+        assert!(
+            got[1]
+                .1
+                .lines()
+                .filter(|l| l.contains("char ") && l.contains(&format!(" {uid}:")))
+                .count()
+                == 2,
+            "{out}"
+        );
         assert_eq!((got[2].0, got[3].0), (0, 0), "{out}");
         assert!(got[4].1.contains("typed"), "{out}");
         cell.wait_for("stopped");
@@ -95,27 +138,47 @@ fn the_master_goes_to_the_console_socket() {
 fn terminals_without_a_place_to_go_are_refused() {
     let mut cell = with_terminal(0);
     let done = cell.create(&[]);
-    assert!(done.code == 1 && done.err.contains("console socket"), "{done:#?}");
+    assert!(
+        done.code == 1 && done.err.contains("console socket"),
+        "{done:#?}"
+    );
     assert!(cell.detach(&[]).err.contains("console socket"));
     // In the foreground the terminal is our own.
     let done = cell.hello(&["pid"]).ok();
     assert!(done.out.contains("tty 111"), "{done:#?}");
     cell.edit(|c| c["process"]["terminal"] = json!(false));
     let done = cell.create(&["--console-socket=/nowhere"]);
-    assert!(done.code == 1 && done.err.contains("process.terminal"), "{done:#?}");
+    assert!(
+        done.code == 1 && done.err.contains("process.terminal"),
+        "{done:#?}"
+    );
     // An image's own file is not taken for the cell's terminal (CVE-2025-52565, CVE-2026-88265).
     let mut cell = with_terminal(0);
-    cell.edit(|c| c["mounts"].as_array_mut().unwrap().retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev")));
+    cell.edit(|c| {
+        c["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"))
+    });
     fs::create_dir(cell.root("dev/pts")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", cell.root("dev/pts/ptmx")).unwrap();
     let done = cell.hello(&["pid"]);
     assert!(done.code == 1 && done.err.contains("terminal"), "{done:#?}");
     let mut cell = with_terminal(0);
-    cell.edit(|c| c["mounts"].as_array_mut().unwrap().retain(|m| m["destination"] != "/dev"));
+    cell.edit(|c| {
+        c["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|m| m["destination"] != "/dev")
+    });
     std::os::unix::fs::symlink("/etc/passwd", cell.root("dev/console")).unwrap();
     let done = cell.hello(&["pid"]);
     assert!(done.code == 1 && done.err.contains("terminal"), "{done:#?}");
-    assert!(!fs::read_to_string(cell.root("etc/passwd")).unwrap().is_empty());
+    assert!(
+        !fs::read_to_string(cell.root("etc/passwd"))
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
@@ -144,15 +207,22 @@ fn the_filter_is_in_force_with_and_without_new_privileges() {
         let mut cell = Cell::new(|c| {
             c["process"]["noNewPrivileges"] = json!(nnp);
             c["process"]["user"] = json!({"uid": uid, "gid": uid});
-            filter(c, json!([
-                {"names": ["getpgid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
-                {"names": ["getppid"], "action": "SCMP_ACT_ERRNO"},
-                {"names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13, "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]},
-                {"names": ["getpgrp"], "action": "SCMP_ACT_KILL_PROCESS"},
-            ]));
+            filter(
+                c,
+                json!([
+                    {"names": ["getpgid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+                    {"names": ["getppid"], "action": "SCMP_ACT_ERRNO"},
+                    {"names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13, "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]},
+                    {"names": ["getpgrp"], "action": "SCMP_ACT_KILL_PROCESS"},
+                ]),
+            );
         });
         let n = |n: i64| n.to_string();
-        let (pgid, ppid, priority) = (n(libc::SYS_getpgid), n(libc::SYS_getppid), n(libc::SYS_getpriority));
+        let (pgid, ppid, priority) = (
+            n(libc::SYS_getpgid),
+            n(libc::SYS_getppid),
+            n(libc::SYS_getpriority),
+        );
         let got = cell.each(&[
             &["syscall", &pgid, "0"],
             &["syscall", &ppid],
@@ -164,10 +234,24 @@ fn the_filter_is_in_force_with_and_without_new_privileges() {
         assert_eq!(got[1].1, "EPERM 1\n");
         assert_eq!(got[2].1, "EACCES 13\n");
         assert_eq!(got[3].0, 0, "{got:?}");
-        assert!(got[4].1.contains("seccomp 2") && got[4].1.contains(if nnp { "no_new_privs 1" } else { "no_new_privs 0" }), "{got:?}");
-        assert!(uid == 0 || got[4].1.contains("cap_effective 0000000000000000"), "{got:?}");
+        assert!(
+            got[4].1.contains("seccomp 2")
+                && got[4].1.contains(if nnp {
+                    "no_new_privs 1"
+                } else {
+                    "no_new_privs 0"
+                }),
+            "{got:?}"
+        );
+        assert!(
+            uid == 0 || got[4].1.contains("cap_effective 0000000000000000"),
+            "{got:?}"
+        );
         #[cfg(target_arch = "x86_64")]
-        assert_eq!(cell.hello(&["syscall", &n(libc::SYS_getpgrp)]).code, 128 + libc::SIGSYS);
+        assert_eq!(
+            cell.hello(&["syscall", &n(libc::SYS_getpgrp)]).code,
+            128 + libc::SIGSYS
+        );
     }
 }
 
@@ -193,7 +277,10 @@ fn a_listener_gets_the_notify_descriptor_and_the_state() {
     let path = cell.outside("x").join("seccomp");
     let listener = UnixListener::bind(&path).unwrap();
     cell.edit(|c| {
-        filter(c, json!([{"names": ["getppid"], "action": "SCMP_ACT_NOTIFY"}]));
+        filter(
+            c,
+            json!([{"names": ["getppid"], "action": "SCMP_ACT_NOTIFY"}]),
+        );
         c["linux"]["seccomp"]["listenerPath"] = json!(path);
         c["linux"]["seccomp"]["listenerMetadata"] = json!("for the agent");
     });
@@ -213,13 +300,19 @@ fn a_listener_gets_the_notify_descriptor_and_the_state() {
     // struct seccomp_notif is 80 bytes, seccomp_notif_resp 24 (include/uapi/linux/seccomp.h).
     let (mut request, mut answer) = ([0u64; 10], [0u64; 3]);
     // SAFETY: SECCOMP_IOCTL_NOTIF_RECV fills 80 bytes.
-    assert_eq!(unsafe { libc::ioctl(fd.as_raw_fd(), 0xc050_2100, request.as_mut_ptr()) }, 0);
+    assert_eq!(
+        unsafe { libc::ioctl(fd.as_raw_fd(), 0xc050_2100, request.as_mut_ptr()) },
+        0
+    );
     let number = request[2] as u32; // data.nr follows id, pid and flags
     assert_eq!(i64::from(number), libc::SYS_getppid);
     answer[0] = request[0];
     answer[1] = 4321;
     // SAFETY: SECCOMP_IOCTL_NOTIF_SEND reads 24 bytes.
-    assert_eq!(unsafe { libc::ioctl(fd.as_raw_fd(), 0xc018_2101, answer.as_mut_ptr()) }, 0);
+    assert_eq!(
+        unsafe { libc::ioctl(fd.as_raw_fd(), 0xc018_2101, answer.as_mut_ptr()) },
+        0
+    );
     cell.wait_for("stopped");
     let log = fs::read_to_string(cell.bundle.path().with_file_name("log")).unwrap();
     assert_eq!(log, "result 4321\n");
@@ -227,6 +320,9 @@ fn a_listener_gets_the_notify_descriptor_and_the_state() {
     // Nobody listens: refused before anything is made.
     cell.verb("delete", &[]).ok();
     let done = cell.create(&[]);
-    assert!(done.code == 1 && done.err.contains("seccomp listener"), "{done:#?}");
+    assert!(
+        done.code == 1 && done.err.contains("seccomp listener"),
+        "{done:#?}"
+    );
     cell.nothing_left();
 }

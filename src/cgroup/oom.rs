@@ -81,9 +81,9 @@ pub fn too_low(state: &CgroupState) -> Option<String> {
     ))
 }
 
-/// A limit in which not even the set-up was ever seen to succeed.
+/// A limit under which no cell was ever seen to start.
 pub fn hopeless(info: &OomInfo) -> bool {
-    info.limit.is_some_and(|l| l < SETUP_BYTES)
+    info.limit.is_some_and(|l| l < LEAST_BYTES)
 }
 
 /// Bytes in the largest unit that keeps them readable.

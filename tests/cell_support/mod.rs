@@ -249,7 +249,9 @@ pub fn sections(out: &str) -> Vec<(i32, String)> {
     let mut text = String::new();
     for line in out.lines() {
         // What a command prints need not end in a newline.
-        let end = line.rsplit_once("== ").and_then(|(t, n)| Some((t, n.parse().ok()?)));
+        let end = line
+            .rsplit_once("== ")
+            .and_then(|(t, n)| Some((t, n.parse().ok()?)));
         match end {
             Some((rest, code)) => {
                 text.push_str(rest);
