@@ -158,7 +158,7 @@ fn joining_another_cells_namespaces() {
     assert!(got[2].1.lines().any(|l| l == "parent 0"), "{got:?}");
     assert!(!got[2].1.contains("pid 1\n"), "{got:?}");
     assert!(
-        got[3].1.starts_with("hello\n") && got[3].1.contains("sleep\0100"),
+        got[3].1.starts_with("hello\n") && got[3].1.contains("sleep\x00100"),
         "{got:?}"
     );
     // The second's end is not the first's.
@@ -395,7 +395,8 @@ fn impossible_namespaces_are_refused_by_name() {
     let file = cell.outside("x").join("file");
     fs::write(&file, "").unwrap();
     let file = file.to_str().unwrap();
-    let table: &[(&dyn Fn(&mut Value), &str)] = &[
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let table: &[(Change, &str)] = &[
         (
             &|c| {
                 namespaces(c, &["pid", "uts"]);

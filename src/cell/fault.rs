@@ -126,7 +126,7 @@ pub struct Fault {
 }
 
 /// Bytes of kernel text kept.
-pub const DETAIL: usize = 120;
+pub const DETAIL: usize = 108;
 
 /// Size of an encoded fault.
 pub const WIRE: usize = 12 + DETAIL;

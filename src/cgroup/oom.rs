@@ -81,7 +81,7 @@ pub fn too_low(state: &CgroupState) -> Option<String> {
     ))
 }
 
-/// A limit in which not even the set-up was ever seen to succeed.
+/// A limit under which no cell was ever seen to start.
 pub fn hopeless(info: &OomInfo) -> bool {
     info.limit.is_some_and(|l| l < LEAST_BYTES)
 }
