@@ -2,7 +2,8 @@
 //! tests/spec_corpus.rs, which replays the corpus.
 
 use gpucell::process::seccomp::{self, MAX_INSNS};
-use gpucell::spec::{check, load};
+use gpucell::spec::{check, load, lower};
+use std::path::Path;
 
 /// How far the bytes came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,7 +12,7 @@ pub enum Reached {
     Nothing,
     /// Read, but refused by the checks.
     Parsed,
-    /// Accepted by the checks; its seccomp profile, if any, did not compile.
+    /// Accepted by the checks, but its seccomp profile did not compile or it was not lowered.
     Checked,
     /// All steps passed.
     Done,
@@ -40,6 +41,20 @@ pub fn run(data: &[u8]) -> Reached {
     if matches!(compiled, Some(Err(_))) {
         return Reached::Checked;
     }
-    // Lowering to a Plan goes here.
-    Reached::Done
+    let lowered = lower::lower(
+        &loaded.spec,
+        &lower::Context {
+            id: "fuzz",
+            rootfs: Path::new("/bundle/rootfs"),
+            bundle: Path::new("/bundle"),
+            no_pivot: false,
+            no_new_keyring: false,
+            bind_devices: false,
+            overlay: None,
+        },
+    );
+    match lowered {
+        Ok(_) => Reached::Done,
+        Err(_) => Reached::Checked,
+    }
 }

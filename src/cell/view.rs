@@ -20,6 +20,7 @@ use std::path::Path;
 /// Refuses what this host lacks, by name, before anything is made.
 pub fn refuse(spec: &Spec, plan: &Plan) -> Result<()> {
     super::host_parts::refuse(plan)?;
+    host_net_sysctls(plan)?;
     let linux = spec.linux().as_ref();
     let mount_label = linux.and_then(|l| l.mount_label().clone());
     let label = plan.process.selinux.is_some() || mount_label.is_some_and(|l| !l.is_empty());
@@ -51,6 +52,34 @@ pub fn refuse(spec: &Spec, plan: &Plan) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `net.*` parameters written in a joined namespace that is the host's own would be the host's.
+fn host_net_sysctls(plan: &Plan) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let Some(path) = plan.namespaces.joins(Kind::Network) else {
+        return Ok(());
+    };
+    let Some((name, _)) = plan
+        .sysctls
+        .iter()
+        .find(|(n, _)| n.as_bytes().starts_with(b"net/"))
+    else {
+        return Ok(());
+    };
+    let path = Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()));
+    let id = |p: &Path| {
+        fs::metadata(p)
+            .map(|m| (m.dev(), m.ino()))
+            .map_err(|e| Error::step("examine namespace", p.display().to_string(), e))
+    };
+    if id(path)? != id(Path::new("/proc/self/ns/net"))? {
+        return Ok(());
+    }
+    Err(Error::config(
+        format!("linux.sysctl.{}", name.to_string_lossy().replace('/', ".")),
+        "the network namespace joined is the host's own",
+    ))
 }
 
 /// Kinds that a kernel may lack (the others are older than the oldest kernel supported).

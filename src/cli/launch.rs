@@ -211,22 +211,12 @@ pub fn null() -> Result<File> {
     File::open("/dev/null").map_err(|e| Error::step("open", "/dev/null", e))
 }
 
-/// Memory that the kernel charges a cell for its set-up alone, bytes (measured: see `cgroup::too_low`).
-const SETUP: u64 = 1 << 20;
-
 /// What is said when a cell died of its memory limit.
 pub fn oom_line(oom: &OomInfo) -> String {
     let peak = oom.peak.map_or_else(String::new, |p| {
         format!(" (peak {})", units::human_exact(p))
     });
     match oom.limit {
-        Some(limit) if limit < SETUP => format!(
-            "the memory limit of {} is too low to start at all: the cell was killed while it was set \
-             up, which takes about {}; allow that and what the program needs (Docker's lower bound \
-             is 6 MiB)",
-            units::human(limit),
-            units::human(SETUP)
-        ),
         Some(limit) => format!(
             "cell killed by its memory limit {}{peak}",
             units::human(limit)

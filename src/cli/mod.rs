@@ -142,10 +142,7 @@ pub fn main() -> i32 {
     }
     let args = reading(args);
     let usage = usage_code(&args);
-    let cli = match Cli::command()
-        .try_get_matches_from(args)
-        .and_then(|m| Cli::from_arg_matches(&m))
-    {
+    let cli = match parse(args) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
@@ -160,6 +157,42 @@ pub fn main() -> i32 {
             code
         }
     }
+}
+
+/// Parses the command line. Building the flags of all commands costs more time and memory than
+/// some commands' work, so those of the hot path are parsed alone; what that can't parse
+/// (a mistake, `--help`) gets the whole tree and its messages.
+fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let hot = verb(&args).and_then(|at| match args[at].to_str()? {
+        "create" => alone("create", &args, Command::Create),
+        "start" => alone("start", &args, Command::Start),
+        "state" => alone("state", &args, Command::State),
+        "kill" => alone("kill", &args, Command::Kill),
+        "delete" => alone("delete", &args, Command::Delete),
+        RUNC_RUN => alone(RUNC_RUN, &args, Command::RunBundle),
+        "exec" => alone("exec", &args, Command::Exec),
+        _ => None,
+    });
+    match hot {
+        Some(cli) => Ok(cli),
+        None => Cli::command()
+            .try_get_matches_from(args)
+            .and_then(|m| Cli::from_arg_matches(&m)),
+    }
+}
+
+/// Parses with the global flags and one command.
+fn alone<A: Args>(name: &'static str, args: &[OsString], command: fn(A) -> Command) -> Option<Cli> {
+    let top = clap::Command::new("gpucell").disable_version_flag(true);
+    let found = Globals::augment_args(top)
+        .subcommand(A::augment_args(clap::Command::new(name)))
+        .try_get_matches_from(args)
+        .ok()?;
+    let (_, inner) = found.subcommand()?;
+    Some(Cli {
+        globals: Globals::from_arg_matches(&found).ok()?,
+        command: command(A::from_arg_matches(inner).ok()?),
+    })
 }
 
 /// An error with the exit code of its command.

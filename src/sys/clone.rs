@@ -46,11 +46,46 @@ pub struct Child {
 /// Clones the calling process (fork semantics: copied memory) and runs `child` in the new one.
 ///
 /// `child` must not allocate, take locks, or touch anything another thread of the parent may
-/// have held at the moment of the call: raw clone3 runs no fork handlers.
+/// have held at the moment of the call: raw clone runs no fork handlers.
 ///
-/// Errors: as clone3(2); ENOSYS on kernels before 5.3 or under old seccomp profiles, in which
-/// case [`clone_legacy`] is the caller's way out.
+/// Where clone3 is missing (ENOSYS: kernels before 5.3, and seccomp profiles that hide it because
+/// they can't look into its argument, Docker's among them), clone(2) does it in more steps.
+///
+/// Errors: as clone3(2).
 pub fn clone3(args: &Clone3, child: impl FnOnce() -> i32) -> Sys<Child> {
+    match raw_clone3(args) {
+        Err(Errno::ENOSYS) => {}
+        Ok(None) => exit_now(child()),
+        Ok(Some(made)) => return Ok(made),
+        Err(e) => return Err(e),
+    }
+    match raw_clone(args.flags & !late(args))? {
+        Some(made) => Ok(made),
+        None => {
+            // What clone3 does at once: enter the group, and only then make its namespace.
+            let entered = args.cgroup.map_or(Ok(()), |dir| {
+                super::fd::write_file(dir, c"cgroup.procs", b"0")
+            });
+            let late = late(args) as i32;
+            let made = entered.and_then(|()| if late != 0 { unshare(late) } else { Ok(()) });
+            exit_now(match made {
+                Ok(()) => child(),
+                Err(_) => 1,
+            })
+        }
+    }
+}
+
+/// The namespaces that must wait until the child is in its cgroup.
+fn late(args: &Clone3) -> u64 {
+    match args.cgroup {
+        Some(_) => args.flags & libc::CLONE_NEWCGROUP as u64,
+        None => 0,
+    }
+}
+
+/// None in the child.
+fn raw_clone3(args: &Clone3) -> Sys<Option<Child>> {
     let mut pidfd: RawFd = -1;
     let mut raw = CloneArgs {
         flags: args.flags | libc::CLONE_PIDFD as u64,
@@ -68,24 +103,22 @@ pub fn clone3(args: &Clone3, child: impl FnOnce() -> i32) -> Sys<Child> {
         raw.cgroup = fd.as_raw_fd() as u64;
     }
     // SAFETY: the struct is valid for its size; without CLONE_VM the child runs on a copy of
-    // this stack, and returns only through _exit below.
+    // this stack, and the caller ends it by _exit.
     let ret = unsafe { libc::syscall(libc::SYS_clone3, &raw mut raw, size_of::<CloneArgs>()) };
-    if ret == 0 {
-        exit_now(child());
-    }
-    let pid = check(ret)? as i32;
-    // SAFETY: CLONE_PIDFD made this descriptor for us.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid, pidfd })
+    born(ret, || pidfd)
 }
 
-/// clone(2) with the same contract as [`clone3`], for kernels and seccomp profiles without
-/// clone3. It can neither enter a cgroup nor make a time namespace.
-pub fn clone_legacy(flags: u64, child: impl FnOnce() -> i32) -> Sys<Child> {
+/// clone(2) with fork semantics; none in the child.
+fn raw_clone(flags: u64) -> Sys<Option<Child>> {
     let mut pidfd: RawFd = -1;
-    let flags = flags | libc::CLONE_PIDFD as u64 | libc::SIGCHLD as u64;
+    let signal = if flags & libc::CLONE_PARENT as u64 != 0 {
+        0
+    } else {
+        libc::SIGCHLD as u64
+    };
+    let flags = flags | libc::CLONE_PIDFD as u64 | signal;
     // SAFETY: a null stack means fork semantics; the third argument (parent_tid) receives the
-    // pidfd (clone(2), CLONE_PIDFD). Argument order is that of x86-64 and arm64 for the first three.
+    // pidfd (clone(2), CLONE_PIDFD), on x86-64 and arm64 alike.
     let ret = unsafe {
         libc::syscall(
             libc::SYS_clone,
@@ -96,13 +129,18 @@ pub fn clone_legacy(flags: u64, child: impl FnOnce() -> i32) -> Sys<Child> {
             0usize,
         )
     };
-    if ret == 0 {
-        exit_now(child());
+    born(ret, || pidfd)
+}
+
+fn born(ret: libc::c_long, pidfd: impl FnOnce() -> RawFd) -> Sys<Option<Child>> {
+    match check(ret)? {
+        0 => Ok(None),
+        pid => Ok(Some(Child {
+            pid: pid as i32,
+            // SAFETY: CLONE_PIDFD made this descriptor for us.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd()) },
+        })),
     }
-    let pid = check(ret)? as i32;
-    // SAFETY: as above.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid, pidfd })
 }
 
 /// Ends this process without running exit handlers.
