@@ -19,6 +19,10 @@ const PIECE: usize = 16 << 10;
 /// File name in the cell's folder.
 pub const NAME: &str = "log";
 
+/// Locked (flock(2)) as long as somebody writes the log: the cell's end alone doesn't tell a follower
+/// that all of it is written.
+const WRITER: &str = "writer";
+
 /// The file before the present one.
 pub const OLD: &str = "log.1";
 
@@ -47,6 +51,7 @@ pub struct Writer {
     file: File,
     size: u64,
     max: u64,
+    _lock: File,
     /// The unfinished lines of stdout and stderr.
     rest: [Vec<u8>; 2],
 }
@@ -69,6 +74,13 @@ impl Writer {
     }
 
     fn with_max(dir: &Path, max: u64) -> io::Result<Self> {
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(dir.join(WRITER))?;
+        lock.lock()?;
         let file = open(dir)?;
         let size = file.metadata()?.len();
         Ok(Writer {
@@ -76,6 +88,7 @@ impl Writer {
             file,
             size,
             max,
+            _lock: lock,
             rest: Default::default(),
         })
     }
@@ -164,6 +177,12 @@ fn entry(out: &mut Vec<u8>, now: &str, stream: Stream, tag: char, text: &[u8]) {
 /// RFC 3339 with nanoseconds, UTC.
 fn stamp() -> String {
     chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
+}
+
+/// Whether the log in a cell's folder has a writer.
+pub fn is_written(dir: &Path) -> bool {
+    File::open(dir.join(WRITER))
+        .is_ok_and(|f| matches!(f.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
 }
 
 /// One entry, as read.
@@ -307,6 +326,9 @@ mod tests {
         log.push(Stream::Err, b"oops\n\n").unwrap();
         log.push(Stream::Out, b"o\nlast").unwrap();
         log.finish().unwrap();
+        assert!(is_written(dir.path()));
+        drop(log);
+        assert!(!is_written(dir.path()));
         assert_eq!(
             all(dir.path()),
             [

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 
 use super::Globals;
 use super::cell_log::{self, Entry, Reader, Stream};
-use crate::cell::{Status, Store};
+use crate::cell::Store;
 use crate::{Error, Result};
 
 /// How often a followed log is looked at. Polling needs no descriptor and works on every file system.
@@ -44,19 +44,19 @@ impl Logs {
         let dir = log_dir(&store, &self.name)?;
         let fail = |e| Error::step("read log of", self.name.clone(), e);
         let mut reader = Reader::open(&dir).map_err(fail)?;
-        match self.print(&store, &mut reader) {
+        match self.print(&dir, &mut reader) {
             // `gpucell logs x | head` has seen enough.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(0),
             other => other.map(|()| 0).map_err(fail),
         }
     }
 
-    fn print(&self, store: &Store, reader: &mut Reader) -> io::Result<()> {
+    fn print(&self, dir: &Path, reader: &mut Reader) -> io::Result<()> {
         let mut to = Printer::new(self.timestamps);
         self.tail_first(reader, &mut to)?;
         loop {
             // Looked at before the last read: what came until then is printed.
-            let live = self.follow && running(store, &self.name);
+            let live = self.follow && cell_log::is_written(dir);
             while let Some(line) = reader.next_line()? {
                 to.entry(line)?;
             }
@@ -96,12 +96,6 @@ fn log_dir(store: &Store, name: &str) -> Result<PathBuf> {
             "cell {name:?} has no log: only a detached one (run -d, exec -d) has"
         ))
     })
-}
-
-fn running(store: &Store, name: &str) -> bool {
-    store
-        .load(name)
-        .is_ok_and(|saved| saved.status(store) != Status::Stopped)
 }
 
 /// Sends each stream where it belongs.
