@@ -384,6 +384,8 @@ fn archives_on_standard_input() {
             .arg(format!("oci:{}:v1", layout.dir.display()))
             .arg(format!("{scheme}:{}:{name}", file.display())));
         check(&format!("from-{scheme}"), "-", &file, true);
+        let named = format!("{scheme}:-:{name}");
+        check(&format!("from-{scheme}-named"), &named, &file, true);
         let packed = dir.path().join(format!("{scheme}.tar.gz"));
         fs::write(&packed, gzip(&fs::read(&file).unwrap())).unwrap();
         check(&format!("from-{scheme}.gz"), "-", &packed, true);

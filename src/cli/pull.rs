@@ -17,8 +17,9 @@ Sources:
   oci:DIR[:TAG]                an OCI image layout
   oci-archive:FILE[:TAG]       the same as a tar file
   docker-archive:FILE[:NAME]   what `docker save` wrote
-  rootfs:FILE                  a plain archive of a root file system (rootfs:- reads stdin)
-  -                            an image or root archive on stdin; its content says which
+  rootfs:FILE                  a plain archive of a root file system
+  -                            any of these archives on stdin; its content says which
+                               (FILE may be - too, to say it yourself)
 
 Examples:
   gpucell pull ubuntu:24.04

@@ -204,7 +204,19 @@ fn find(
     progress: &Progress,
     warnings: &mut Vec<String>,
 ) -> Result<Found> {
-    let open = |file: &Path| Archive::open(file, store, &request.limits).map(Arc::new);
+    let standard_input = || {
+        use std::io::IsTerminal;
+        if std::io::stdin().is_terminal() {
+            return Err(Error::msg("standard input is a terminal, not an archive"));
+        }
+        let input = Box::new(std::io::stdin());
+        let name = STANDARD_INPUT.to_string();
+        Archive::spool(name, input, store, &request.limits).map(Arc::new)
+    };
+    let open = |file: &Path| match file.as_os_str() == "-" {
+        true => standard_input(),
+        false => Archive::open(file, store, &request.limits).map(Arc::new),
+    };
     let image = match source {
         Source::Registry(reference) => {
             let mirror = request.mirror.as_deref();
@@ -223,7 +235,7 @@ fn find(
             let file = file.clone();
             let name = file
                 .as_ref()
-                .map_or("standard input".to_string(), |f| f.display().to_string());
+                .map_or(STANDARD_INPUT.to_string(), |f| f.display().to_string());
             return Ok(Found::Root(Layer {
                 open: Box::new(move || match file {
                     Some(file) => match fs::File::open(&file) {
@@ -238,13 +250,7 @@ fn find(
             }));
         }
         Source::Stdin => {
-            use std::io::IsTerminal;
-            if std::io::stdin().is_terminal() {
-                return Err(Error::msg("standard input is a terminal, not an archive"));
-            }
-            let name = "standard input".to_string();
-            let input = Box::new(std::io::stdin());
-            let archive = Arc::new(Archive::spool(name.clone(), input, store, &request.limits)?);
+            let archive = standard_input()?;
             // A docker archive of today is an OCI layout too; its own list has the names.
             if archive.has("manifest.json") {
                 docker_archive::image(archive, None)?
@@ -252,7 +258,7 @@ fn find(
                 layout::image(layout::Files::Archive(archive), None, platform)?
             } else {
                 return Ok(Found::Root(Layer {
-                    name,
+                    name: STANDARD_INPUT.to_string(),
                     open: Box::new(move || archive.whole()),
                     digest: None,
                     diff_id: None,
@@ -309,6 +315,9 @@ struct Staging {
     dir: PathBuf,
     root: PathBuf,
 }
+
+/// What messages call it.
+const STANDARD_INPUT: &str = "standard input";
 
 const STAGING: &str = ".unpacking";
 

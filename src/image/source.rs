@@ -13,7 +13,7 @@ pub enum Source {
     Registry(Reference),
     /// `oci:DIR[:TAG]`: an OCI image layout folder.
     Layout { dir: PathBuf, tag: Option<String> },
-    /// `oci-archive:FILE[:TAG]`: the same as a tar file.
+    /// `oci-archive:FILE[:TAG]`: the same as a tar file; `-` for standard input, here and below.
     OciArchive { file: PathBuf, tag: Option<String> },
     /// `docker-archive:FILE[:REF]`: what `docker save` writes.
     DockerArchive { file: PathBuf, tag: Option<String> },
@@ -85,7 +85,7 @@ impl Source {
             for ending in [".gz", ".zst", ".tgz", ".tar", ".oci", ".docker"] {
                 name = name.strip_suffix(ending).unwrap_or(name);
             }
-            (!name.is_empty() && name != "..").then(|| name.to_string())
+            (!matches!(name, "" | ".." | "-")).then(|| name.to_string())
         };
         match self {
             Source::Registry(reference) => reference
@@ -194,5 +194,6 @@ mod tests {
         assert_eq!(name("quay.io/a/thing:v2").as_deref(), Some("thing"));
         assert_eq!(name("oci-archive:/x/img.tar.gz").as_deref(), Some("img"));
         assert_eq!(name("-"), None);
+        assert_eq!(name("docker-archive:-"), None);
     }
 }
