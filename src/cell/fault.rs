@@ -193,7 +193,7 @@ impl Fault {
         };
         match (self.stage, self.errno) {
             (Stage::Lookup | Stage::Exec, e) => {
-                // The texts callers match (docs/compatibility.md).
+                // The texts callers match.
                 let program = text(plan.process.args.first());
                 let why = match Errno::from_raw(e) {
                     Errno::ENOENT if !program.contains('/') => {

@@ -9,8 +9,6 @@ use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-const PATH_MAX: usize = 4096;
-
 /// Makes the nodes and links of the Plan.
 pub fn make(root: BorrowedFd, plan: &DevPlan) -> Step {
     // Nearly all are directly in /dev: its descriptor is kept, after every mount is in place.
@@ -48,7 +46,7 @@ fn in_parent(
     path: &CStr,
     op: impl FnOnce(BorrowedFd, &CStr) -> Sys<()>,
 ) -> Sys<()> {
-    let mut buf = [0u8; PATH_MAX];
+    let mut buf = [0u8; path::PATH_MAX];
     let (dir, name) = path::split(path.to_bytes());
     let name = path::terminated(&mut buf, name)?;
     if name.is_empty() {

@@ -11,7 +11,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// PATH_MAX (limits.h), the NUL included.
-const PATH_MAX: usize = 4096;
+pub const PATH_MAX: usize = 4096;
 
 /// How a path may be resolved.
 #[derive(Clone, Copy, PartialEq, Eq)]
