@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod error;
 pub mod image;
+pub mod nvidia;
 pub mod plan;
 pub mod process;
 pub mod rootfs;

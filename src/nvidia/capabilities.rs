@@ -1,0 +1,1 @@
+//! Driver capabilities: the set that `NVIDIA_DRIVER_CAPABILITIES` names.

@@ -1,0 +1,1 @@
+//! The Container Device Interface: reading, resolving, applying and writing CDI specs.

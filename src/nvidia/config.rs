@@ -1,0 +1,1 @@
+//! /etc/gpucell/config.toml: what an administrator decides about GPUs.

@@ -1,0 +1,1 @@
+//! The few facts of an ELF file that placement needs: machine, class, SONAME, one CUDA note.

@@ -1,0 +1,1 @@
+//! GPUs, driver version and device numbers from procfs, without NVML.

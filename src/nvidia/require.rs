@@ -1,0 +1,1 @@
+//! `NVIDIA_REQUIRE_*`: parsed and evaluated for each GPU.

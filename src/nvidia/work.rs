@@ -1,0 +1,1 @@
+//! NVIDIA's hooks lowered to steps on the root's descriptor.
