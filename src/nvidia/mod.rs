@@ -15,6 +15,7 @@ pub mod files;
 pub mod hook;
 pub mod inventory;
 pub mod ldcache;
+pub mod nodes;
 pub mod require;
 pub mod select;
 pub mod work;
