@@ -7,6 +7,7 @@
 //!
 //! It must not execute or load anything (no NVML, no ldconfig, no hook program), and must not mount.
 
+pub mod cache;
 pub mod capabilities;
 pub mod cdi;
 pub mod config;

@@ -375,3 +375,37 @@ fn make(node: &Node, params: Params) -> io::Result<()> {
         let _ = fs::remove_file(&temp);
     })
 }
+
+/// The DRM nodes of a GPU by its PCI address, `card*` and `renderD*`, numbers from sysfs. None when
+/// nvidia-drm isn't loaded: EGL and Vulkan work without a window then.
+///
+/// # Errors
+/// sysfs can't be read, or a number there isn't one.
+pub fn drm(host: &Host, bus: &str) -> Result<Vec<Node>> {
+    let dir = host.sys.join("bus/pci/devices").join(bus).join("drm");
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::step("read", dir.display().to_string(), e)),
+    };
+    let mut nodes = Vec::new();
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        if !(name.starts_with("card") || name.starts_with("renderD")) {
+            continue;
+        }
+        let path = entry.path().join("dev");
+        let text = fs::read_to_string(&path)
+            .map_err(|e| Error::step("read", path.display().to_string(), e))?;
+        let numbers = text.trim().split_once(':');
+        let numbers = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        let Some((major, minor)) = numbers else {
+            return Err(Error::msg(format!("{}: {text:?}", path.display())));
+        };
+        nodes.push(Node::new(host, &format!("dri/{name}"), major, minor));
+    }
+    nodes.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(nodes)
+}
