@@ -4,6 +4,7 @@
 //! person's), how errors are shown, and exit codes.
 
 pub mod cell_log;
+mod config;
 mod docs;
 mod doctor;
 mod exec_bundle;
@@ -123,6 +124,7 @@ enum Command {
     Delete(lifecycle::Delete),
     /// List cells
     List(lifecycle::List),
+    Config(config::Config),
     Completions(docs::Completions),
     Man(docs::Man),
 }
@@ -223,6 +225,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Explain(a) => a.run(g)?,
         Command::Logs(a) => a.run(g)?,
         Command::Doctor(a) => doctor::run(&a)?,
+        Command::Config(a) => a.run()?,
         Command::Completions(a) => a.run(Cli::command())?,
         Command::Man(a) => a.run(Cli::command())?,
     })
