@@ -10,6 +10,7 @@ mod doctor;
 mod exec_bundle;
 mod explain;
 pub mod flags;
+mod gpu;
 mod images;
 mod init;
 mod launch;
@@ -109,6 +110,7 @@ enum Command {
     Explain(explain::Explain),
     Logs(logs::Logs),
     Doctor(doctor::Doctor),
+    Gpu(gpu::Gpu),
     /// Run a bundle as runc does
     #[command(name = RUNC_RUN, hide = true)]
     RunBundle(lifecycle::Run),
@@ -225,6 +227,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Explain(a) => a.run(g)?,
         Command::Logs(a) => a.run(g)?,
         Command::Doctor(a) => doctor::run(&a)?,
+        Command::Gpu(a) => a.run(g)?,
         Command::Config(a) => a.run()?,
         Command::Completions(a) => a.run(Cli::command())?,
         Command::Man(a) => a.run(Cli::command())?,
