@@ -969,3 +969,30 @@ fn the_list_says_who_has_what() {
     let (code, _, err) = gpucell(&fake, &["gpu", "show", "7"]);
     assert!(code == 1 && err.contains("doesn't exist"), "{err}");
 }
+
+#[test]
+fn doctor_looks_at_the_configured_host() {
+    let fake = Fake::new(1);
+    fake.library(LIB, "libcuda.so.555.42.02", "libcuda.so.1", true);
+    let (_, out, _) = gpucell(&fake, &["doctor", "--format", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let line = |name: &str| {
+        let all = report["checks"].as_array().unwrap();
+        all.iter()
+            .find(|c| c["name"] == name)
+            .unwrap_or_else(|| panic!("no {name}: {out}"))
+    };
+    assert_eq!(
+        line("nvidia driver")["found"],
+        format!("{VERSION}, CUDA 12.4")
+    );
+    assert_eq!(line("driver libraries")["state"], "degraded");
+    assert!(
+        line("driver libraries")["advice"]
+            .as_str()
+            .unwrap()
+            .contains("555.42.02")
+    );
+    let uvm = fake.path().join("dev/nvidia-uvm").display().to_string();
+    assert_eq!(line(&uvm)["state"], if root() { "ok" } else { "degraded" });
+}

@@ -1,5 +1,7 @@
 //! The checks themselves: from files of /proc and /sys to verdicts. Pure, given a [`Look`].
 
+mod gpu;
+
 use super::look::Look;
 use super::{Check, State};
 use crate::cgroup::host::{Host, Mode};
@@ -14,7 +16,7 @@ pub(super) fn all(look: &dyn Look) -> Vec<Check> {
     filters(look, &mut out);
     file_systems(look, &mut out);
     programs(look, &mut out);
-    gpu(look, &mut out);
+    gpu::checks(look, &mut out);
     out
 }
 
@@ -541,38 +543,6 @@ fn programs(look: &dyn Look, out: &mut Vec<Check>) {
         None => ok(AREA, "init", "no static tini, docker-init or catatonit")
             .worse(State::Degraded, "--init is refused: apt install tini"),
     });
-}
-
-fn gpu(look: &dyn Look, out: &mut Vec<Check>) {
-    const AREA: &str = "gpu";
-    let check = |found: &str| ok(AREA, "nvidia driver", found);
-    if let Some(text) = look.read("/proc/driver/nvidia/version") {
-        // "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.309.01  Fri …"
-        let release = text.split_whitespace().find(|w| {
-            w.contains('.')
-                && w.split('.')
-                    .all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-        });
-        out.push(check(release.unwrap_or("version not understood")));
-        let control = look.exists("/dev/nvidiactl");
-        let node = ok(
-            AREA,
-            "/dev/nvidiactl",
-            if control { "here" } else { "not there" },
-        );
-        out.push(if control {
-            node
-        } else {
-            node.worse(State::Degraded, "nvidia-modprobe -c 0 -u")
-        });
-    } else if look.exists("/dev/dxg") {
-        out.push(check("WSL2 (/dev/dxg)"));
-    } else {
-        out.push(check("not loaded").worse(
-            State::Missing,
-            "only for GPU cells: install the NVIDIA driver, then modprobe nvidia",
-        ));
-    }
 }
 
 #[cfg(test)]

@@ -133,6 +133,29 @@ pub fn find(host: &Host, inv: &Inventory) -> Result<DriverFiles> {
     })
 }
 
+/// The driver versions that the library folders hold a libcuda or libnvidia-ml of, sorted: more than the
+/// module's own is a half-done upgrade.
+///
+/// # Errors
+/// The driver root, or a directory in it, can't be read.
+pub fn versions(host: &Host) -> Result<Vec<String>> {
+    let root = Root::open(host)?;
+    let mut found = Vec::new();
+    for dir in search::library_dirs(&root)? {
+        for name in root.list(&dir)?.map(|(_, names)| names).unwrap_or_default() {
+            let version = match name.split_once(".so.") {
+                Some(("libcuda" | "libnvidia-ml", version)) => version,
+                _ => continue,
+            };
+            if super::inventory::is_version(version) && !found.iter().any(|f| f == version) {
+                found.push(version.to_owned());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// What a capability that is asked for by name can't be without: the first of these that is there.
 const NEEDED: [(Capabilities, &[&str]); 6] = [
     (Capabilities::COMPUTE, &["libcuda"]),

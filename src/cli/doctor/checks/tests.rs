@@ -1,7 +1,9 @@
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::super::look::{Nvidia, libcuda};
 use super::*;
+use crate::nvidia::nodes::{Node, State as NodeState};
 
 /// A host made of files.
 #[derive(Default)]
@@ -11,6 +13,7 @@ struct Made {
     release: &'static str,
     uid: u32,
     writable: bool,
+    nvidia: Option<Nvidia>,
 }
 
 impl Look for Made {
@@ -39,6 +42,9 @@ impl Look for Made {
     }
     fn init(&self) -> Option<PathBuf> {
         None
+    }
+    fn nvidia(&self) -> Option<crate::Result<Nvidia>> {
+        self.nvidia.clone().map(Ok)
     }
 }
 
@@ -79,17 +85,42 @@ fn good() -> Made {
         "nodev\ttmpfs\nnodev\tdevpts\nnodev\tmqueue\nnodev\toverlay\n",
     );
     put("/proc/cmdline", "quiet\n");
-    put("/dev/nvidiactl", "");
-    put(
-        "/proc/driver/nvidia/version",
-        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.309.01  Fri Jan 1\nGCC version: 12.2.0\n",
-    );
     Made {
         files,
         programs: vec!["newuidmap", "newgidmap", "criu", "ps"],
         release: "6.12.1-amd64",
         uid: 0,
         writable: true,
+        nvidia: Some(nvidia()),
+    }
+}
+
+fn node(name: &str, minor: u32) -> Node {
+    Node {
+        path: Path::new("/dev").join(name),
+        host: Path::new("/dev").join(name),
+        major: 195,
+        minor,
+        capability: false,
+    }
+}
+
+/// A driver without faults.
+fn nvidia() -> Nvidia {
+    let here = NodeState::Here {
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+    };
+    Nvidia {
+        driver: "535.309.01".into(),
+        cuda: Some("12.2".into()),
+        gpus: 1,
+        sleeping: 0,
+        uvm: true,
+        nodes: vec![(node("nvidiactl", 255), here), (node("nvidia0", 0), here)],
+        libraries: vec!["535.309.01".into()],
+        cdi: vec![("/etc/cdi/nvidia.yaml".into(), "535.309.01".into())],
     }
 }
 
@@ -107,7 +138,10 @@ fn a_good_host_is_ok() {
         .collect();
     let names: Vec<_> = bad.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, ["init"]); // Made has no init
-    assert_eq!(find(&good(), "nvidia driver").found, "535.309.01");
+    assert_eq!(
+        find(&good(), "nvidia driver").found,
+        "535.309.01, CUDA 12.2"
+    );
     assert_eq!(
         find(&good(), "io").found,
         "v2 at /sys/fs/cgroup, not yet enabled below it"
@@ -206,4 +240,93 @@ fn rootless_hosts() {
     host.programs.clear();
     assert_eq!(find(&host, "newuidmap").state, State::Missing);
     assert_eq!(find(&good(), "newuidmap").state, State::Ok);
+}
+
+#[test]
+fn faults_of_the_nvidia_driver() {
+    let with = |change: &dyn Fn(&mut Nvidia)| {
+        let mut made = nvidia();
+        change(&mut made);
+        Made {
+            nvidia: Some(made),
+            ..good()
+        }
+    };
+    let stale = NodeState::Stale {
+        major: 511,
+        minor: 0,
+    };
+    type Fault<'a> = (&'a dyn Fn(&mut Nvidia), &'a str, State, &'a str);
+    let faults: [Fault; 11] = [
+        (&|n| n.gpus = 0, "gpus", State::Missing, "dmesg"),
+        (&|n| n.sleeping = 1, "gpus", State::Degraded, "persistenced"),
+        (&|n| n.uvm = false, "nvidia-uvm", State::Missing, "modprobe"),
+        (
+            &|n| n.libraries = vec!["550.1.2".into()],
+            "driver libraries",
+            State::Missing,
+            "535.309.01",
+        ),
+        (
+            &|n| n.libraries.push("550.1.2".into()),
+            "driver libraries",
+            State::Degraded,
+            "550.1.2",
+        ),
+        (
+            &|n| n.libraries.clear(),
+            "driver libraries",
+            State::Missing,
+            "install",
+        ),
+        (
+            &|n| n.nodes[0].1 = NodeState::Missing,
+            "/dev/nvidiactl",
+            State::Degraded,
+            "nvidia-modprobe",
+        ),
+        (
+            &|n| n.nodes[1].1 = stale,
+            "/dev/nvidia0",
+            State::Degraded,
+            "anew",
+        ),
+        (
+            &|n| n.nodes[1].1 = NodeState::Other,
+            "/dev/nvidia0",
+            State::Missing,
+            "remove",
+        ),
+        (
+            &|n| n.cdi[0].1 = "550.1.2".into(),
+            "/etc/cdi/nvidia.yaml",
+            State::Degraded,
+            "stale",
+        ),
+        (&|n| n.cuda = None, "nvidia driver", State::Ok, ""),
+    ];
+    for (fault, name, state, advice) in faults {
+        let check = find(&with(fault), name);
+        assert_eq!(check.state, state, "{check:?}");
+        assert!(check.advice.unwrap_or_default().contains(advice), "{name}");
+    }
+}
+
+#[test]
+fn the_driver_of_a_cdi_file() {
+    let yaml = "hostPath: /usr/lib/libcuda.so.1\n- hostPath: /usr/lib/libcuda.so.550.163.01\n";
+    assert_eq!(libcuda(yaml), Some("550.163.01"));
+    assert_eq!(
+        libcuda("{\"hostPath\":\"/x/libcuda.so.535.1.2\"}"),
+        Some("535.1.2")
+    );
+    for none in [
+        "",
+        "libcuda.so.",
+        "libcuda.so.1",
+        "libcuda.so.1.",
+        "libcuda.so.é",
+    ] {
+        assert_eq!(libcuda(none), None, "{none}");
+    }
 }
