@@ -226,8 +226,8 @@ pub fn gpu_nodes(inv: &Inventory, chosen: &Chosen) -> Result<Vec<Node>> {
 /// The driver has no such capability.
 pub fn mig_control(inv: &Inventory, config: bool, monitor: bool) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
-    for name in [config.then_some("config"), monitor.then_some("monitor")] {
-        if let Some(name) = name {
+    for (wanted, name) in [(config, "config"), (monitor, "monitor")] {
+        if wanted {
             let major = loaded(inv.majors.caps, "nvidia-caps")?;
             let minor = caps_minor(inv.host(), name)?;
             nodes.push(Node::capability(inv.host(), major, minor));

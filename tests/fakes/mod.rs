@@ -371,14 +371,15 @@ pub fn shared_object(soname: &str, bits64: bool) -> Vec<u8> {
     #[cfg(target_arch = "aarch64")]
     let machine: u16 = if bits64 { 183 } else { 40 };
     let word = if bits64 { 8 } else { 4 };
-    let (header, segment, symbol) = if bits64 { (64, 56, 24) } else { (52, 32, 16) };
+    let (header, segment, symbol): (usize, usize, usize) =
+        if bits64 { (64, 56, 24) } else { (52, 32, 16) };
     let mut strings = vec![0];
     strings.extend(soname.as_bytes());
     strings.push(0);
-    let at_hash = (header + 2 * segment + 7) / 8 * 8;
+    let at_hash = (header + 2 * segment).next_multiple_of(8);
     let at_symbols = at_hash + 16;
     let at_strings = at_symbols + symbol;
-    let at_dynamic = (at_strings + strings.len() + 7) / 8 * 8;
+    let at_dynamic = (at_strings + strings.len()).next_multiple_of(8);
     // DT_SONAME, DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_SYMENT, DT_NULL.
     let dynamic = [
         (14, 1),

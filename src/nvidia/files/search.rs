@@ -201,9 +201,8 @@ impl Search {
                 continue;
             };
             for name in names {
-                if !(name.starts_with("gsp") && name.ends_with(".bin"))
-                    || !seen.insert(name.clone())
-                {
+                let gsp = name.starts_with("gsp") && name.ends_with(".bin");
+                if !gsp || !seen.insert(name.clone()) {
                     continue;
                 }
                 let kind = |path: PathBuf| (Kind::Firmware, Group::Always, path);

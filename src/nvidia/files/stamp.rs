@@ -56,18 +56,19 @@ impl Stamps {
     pub fn of(&mut self, paths: &[PathBuf]) -> Option<Vec<(PathBuf, Stamp)>> {
         let mut all: Vec<(PathBuf, Stamp)> = Vec::new();
         for path in paths {
-            for path in path.ancestors() {
-                if all.iter().any(|(known, _)| known == path) {
+            let known = |at: &Path| all.iter().any(|(known, _)| known == at);
+            let mut nearest = None;
+            for at in path.ancestors() {
+                if known(at) {
                     break;
                 }
-                if let Some(stamp) = self.stamp(path) {
-                    all.push((path.to_owned(), stamp));
+                nearest = self.stamp(at).map(|stamp| (at.to_owned(), stamp));
+                if nearest.is_some() {
                     break;
                 }
-                if path.parent().is_none() {
-                    return None;
-                }
+                at.parent()?;
             }
+            all.extend(nearest);
         }
         Some(all)
     }
