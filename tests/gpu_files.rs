@@ -479,3 +479,27 @@ fn further_folders() {
     fake.library("/usr/local/nvidia/lib64", &name, "libcuda.so.1", true);
     assert!(common(&fake, caps("compute"), &image()).is_ok());
 }
+
+/// Anybody can make /tmp/nvidia-mps: a link there must not bring another folder into a cell.
+#[test]
+fn the_pipes_of_mps_are_no_link() {
+    let fake = Fake::new(1);
+    let pipes = fake.root().join("tmp/nvidia-mps");
+    let here = |fake: &Fake| {
+        let edits = common(fake, caps("compute"), &image()).unwrap();
+        mounted(&edits).contains("nvidia-mps")
+    };
+    assert!(here(&fake));
+    fs::remove_dir(&pipes).unwrap();
+    symlink("/etc", &pipes).unwrap();
+    assert!(!here(&fake));
+    fs::remove_file(&pipes).unwrap();
+    fs::write(&pipes, "").unwrap();
+    assert!(!here(&fake));
+    fs::remove_file(&pipes).unwrap();
+    fs::create_dir(&pipes).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(&pipes, Some(1000), None).unwrap();
+        assert!(!here(&fake));
+    }
+}

@@ -189,19 +189,36 @@ fn sockets(host: &Host, caps: Capabilities) -> Result<Vec<EditMount>> {
             mounts.push(mount(on_host(host, &found.real), path.into(), &SOCKET));
         }
     }
-    if caps.contains(Capabilities::COMPUTE) {
-        // Our own environment, which is the host's; the daemon's folder when its user moved it.
-        let pipes = std::env::var_os("CUDA_MPS_PIPE_DIRECTORY")
-            .map(PathBuf::from)
-            .filter(|p| p.is_absolute())
-            .unwrap_or_else(|| "/tmp/nvidia-mps".into());
-        if let Some(found) = root.open_at(&pipes, libc::O_PATH)?
-            && found.mode & libc::S_IFMT == libc::S_IFDIR
-        {
-            mounts.push(mount(on_host(host, &found.real), pipes, &SOCKET));
-        }
+    if caps.contains(Capabilities::COMPUTE)
+        && let Some((pipes, real)) = mps_pipes(&root)?
+    {
+        mounts.push(mount(on_host(host, &real), pipes, &SOCKET));
     }
     Ok(mounts)
+}
+
+/// The folder with the pipes of CUDA's multi process service, and the same without links, if it is there.
+/// Where the administrator says (in our own environment, which is the host's) it is believed. The default
+/// is in /tmp, where anybody could put a link to a folder that isn't his: there it must be no link, and
+/// root's or our own, so that nobody else can swap it before it is mounted (the sticky bit of /tmp).
+fn mps_pipes(root: &Root) -> Result<Option<(PathBuf, PathBuf)>> {
+    let named = std::env::var_os("CUDA_MPS_PIPE_DIRECTORY")
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute());
+    let ours = named.is_some();
+    let pipes = named.unwrap_or_else(|| "/tmp/nvidia-mps".into());
+    let nofollow = if ours { 0 } else { libc::O_NOFOLLOW };
+    let Some(found) = root.open_at(&pipes, libc::O_PATH | nofollow)? else {
+        return Ok(None);
+    };
+    if found.mode & libc::S_IFMT != libc::S_IFDIR {
+        return Ok(None);
+    }
+    let owner = rustix::fs::fstat(&found.fd)
+        .map_err(|e| Error::step("stat", pipes.display().to_string(), e))?
+        .st_uid;
+    let trusted = ours || owner == 0 || owner == nix::unistd::geteuid().as_raw();
+    Ok(trusted.then_some((pipes, found.real)))
 }
 
 /// Nodes, and the groups of those that not everybody may open.
