@@ -503,3 +503,19 @@ fn the_pipes_of_mps_are_no_link() {
         assert!(!here(&fake));
     }
 }
+
+/// The fake's own claim: its libraries are ones that this machine's loader takes.
+#[test]
+fn the_loader_takes_the_fakes() {
+    let fake = Fake::new(0);
+    let cuda = fake
+        .root()
+        .join(&LIB[1..])
+        .join(format!("libcuda.so.{VERSION}"));
+    let done = std::process::Command::new("/bin/true")
+        .env("LD_PRELOAD", &cuda)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && said.is_empty(), "{said}");
+}
