@@ -88,6 +88,18 @@ fn a_later_ldconfig_in_the_cell_keeps_the_driver() {
 }
 
 #[test]
+fn without_the_hooks_nothing_is_found() {
+    let mut cell = Cell::new(|_| {});
+    debian(&cell.root("/"));
+    inject(&mut cell, "cc", "/opt/nvidia/lib");
+    cell.edit(|c| c["hooks"]["createContainer"] = json!([]));
+    program(&mut cell, &["/bin/linked"]);
+    let done = cell.run(&[]);
+    assert_eq!(done.code, 127, "{done:#?}");
+    assert!(done.err.contains("libcuda.so.1"), "{done:#?}");
+}
+
+#[test]
 fn red_hats_layout_finds_the_driver() {
     let mut cell = Cell::new(|_| {});
     let root = cell.root("/");
@@ -103,14 +115,21 @@ fn red_hats_layout_finds_the_driver() {
 
 #[test]
 fn distroless_without_a_cache_finds_the_driver() {
-    let mut cell = Cell::new(|_| {});
-    let root = cell.root("/");
-    glibc(&root, &format!("/lib/{MULTIARCH}"));
-    programs("cc", &root);
-    assert!(!root.join("etc/ld.so.cache").exists());
     // Two folders: one the loader searches anyway, one it doesn't.
-    inject(&mut cell, "cc", "/usr/local/nvidia/lib64");
-    assert_eq!(origins(&mut cell), FOUND);
+    for folder in [
+        format!("/lib/{MULTIARCH}"),
+        "/usr/local/nvidia/lib64".to_owned(),
+    ] {
+        for readonly in [false, true] {
+            let mut cell = Cell::new(|c| c["root"]["readonly"] = json!(readonly));
+            let root = cell.root("/");
+            glibc(&root, &format!("/lib/{MULTIARCH}"));
+            programs("cc", &root);
+            assert!(!root.join("etc/ld.so.cache").exists());
+            inject(&mut cell, "cc", &folder);
+            assert_eq!(origins(&mut cell), FOUND, "{folder} {readonly}");
+        }
+    }
 }
 
 #[test]
