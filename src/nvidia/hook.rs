@@ -44,8 +44,8 @@ pub enum Work {
     /// `update-application-profile`: EGL and Vulkan see the cell's GPUs only. The content of
     /// [`PROFILE_PATH`] is [`application_profile`] of the minor numbers of the cell's /dev/nvidiaN.
     ApplicationProfile,
-    /// `show-gpus --gpu BUS…`: /proc/driver/nvidia/gpus shows these GPUs only. Not one of NVIDIA's: the
-    /// legacy hook did it on its own.
+    /// `show-gpus --gpu BUS…`: /proc/driver/nvidia/gpus shows these GPUs only. Ours alone: NVIDIA's legacy
+    /// hook hides the others without a word for it, and their program would refuse it.
     OnlyGpus(Vec<String>),
     /// `chmod --mode M --path P…` (deprecated). A path that isn't there is no error.
     Chmod {

@@ -26,7 +26,7 @@ part_vm() {
      "$REPO/scripts/vm" put "$(programs debug)/gpucell" "$(programs debug)" ;;
   esac
   vm '. /mnt/share/scripts/lib/traces.sh; traces > /root/before'
-  for name in $(program_names 'cell_|attack_' | grep -v ^cell_image); do
+  for name in $(program_names 'cell_|attack_' | grep -v -e ^cell_image -e ^attack_nvidia_); do
     tests "$name" vm "cd $(printf %q "$REPO") && $(program_path "$name") --quiet"
   done
   check nothing-left-behind vm '. /mnt/share/scripts/lib/traces.sh; new=$(traces | comm -13 /root/before -); echo "$new"; [ -z "$new" ]'
