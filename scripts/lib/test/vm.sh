@@ -2,7 +2,7 @@
 # systemd is pid 1. The programs are the static ones built here; they find the repository at the
 # path that was compiled into them, on a writable layer of the machine's own. The image tests
 # (cell_image*) stay out: unpacking does not depend on cgroups, and part of it is a race against umoci,
-# which emulation would decide.
+# which emulation would decide. attack_nvidia_* too: they compile the libraries of their images.
 
 part_vm() {
   local name
