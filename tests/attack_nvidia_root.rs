@@ -69,24 +69,25 @@ const DRIVER: [&str; 3] = ["linked driver", "libcuda.so.1 driver", "libcuda.so d
 /// CVE-2024-0132, CVE-2025-23359.
 #[test]
 fn compat_that_leads_out_is_not_used() {
-    let plant: [(&str, &dyn Fn(&Path, &Path)); 5] = [
-        ("library is a folder", &|compat, _| {
+    type Plant = fn(&Path, &Path);
+    let plant: [(&str, Plant); 5] = [
+        ("library is a folder", |compat, _| {
             fs::create_dir_all(compat.join("libcuda.so.999.1")).unwrap();
         }),
-        ("library is a link to the host's", &|compat, to| {
+        ("library is a link to the host's", |compat, to| {
             fs::create_dir_all(compat).unwrap();
             symlink(to.join("libcuda.so.999.1"), compat.join("libcuda.so.999.1")).unwrap();
         }),
-        ("library is a FIFO", &|compat, _| {
+        ("library is a FIFO", |compat, _| {
             fs::create_dir_all(compat).unwrap();
             let fifo = compat.join("libcuda.so.999.1");
             nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         }),
-        ("folder is a link to the host's", &|compat, to| {
+        ("folder is a link to the host's", |compat, to| {
             fs::create_dir_all(compat.parent().unwrap()).unwrap();
             symlink(to, compat).unwrap();
         }),
-        ("two libraries", &|compat, _| {
+        ("two libraries", |compat, _| {
             for v in ["998.1", "999.1"] {
                 library(
                     "cc",
@@ -259,14 +260,15 @@ fn cache_and_configuration_that_lead_out_change_nothing_outside() {
 
 #[test]
 fn what_is_no_file_where_the_cache_belongs_is_no_trap() {
-    let plant: [(&dyn Fn(&Path), bool); 4] = [
+    type Plant = fn(&Path);
+    let plant: [(Plant, bool); 4] = [
         (
-            &|at| nix::unistd::mkfifo(at, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            |at| nix::unistd::mkfifo(at, nix::sys::stat::Mode::S_IRWXU).unwrap(),
             true,
         ),
-        (&|at| fs::create_dir(at).unwrap(), false),
-        (&|at| fs::write(at, [0xff; 4096]).unwrap(), true),
-        (&|at| symlink("ld.so.cache", at).unwrap(), true),
+        (|at| fs::create_dir(at).unwrap(), false),
+        (|at| fs::write(at, [0xff; 4096]).unwrap(), true),
+        (|at| symlink("ld.so.cache", at).unwrap(), true),
     ];
     for (plant, fine) in plant {
         let mut cell = Cell::new(|_| {});
