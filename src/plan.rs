@@ -49,6 +49,9 @@ pub struct Plan {
     pub start_container: Vec<HookPlan>,
     /// prestart and createRuntime hooks: run by the parent.
     pub create_runtime: Vec<HookPlan>,
+    /// What is made inside the root once the mounts and nodes are there; lowering leaves it empty,
+    /// for it takes a look at the image ([`crate::nvidia::work`]).
+    pub in_root: InRootPlan,
 }
 
 /// A kind of namespace, with its clone flag.
@@ -253,6 +256,76 @@ pub struct Node {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+}
+
+/// Work inside the root that a recognised hook asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InRootPlan {
+    /// In order.
+    pub steps: Vec<InRoot>,
+    /// Name for a file until it is renamed over another: nobody else's, in any folder.
+    pub temp: CString,
+}
+
+/// A path in which nothing outside the cell's own file systems is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnPath {
+    /// The mount point (inside the root) of the file system of the cell's own that holds it, such as
+    /// /dev; none when it is in the root itself.
+    pub within: Option<CString>,
+    /// Absolute, seen from `within`.
+    pub path: CString,
+}
+
+/// One change inside the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InRoot {
+    /// A symbolic link; one that says something else, or a file, is replaced.
+    Symlink {
+        /// Where it is.
+        at: OwnPath,
+        /// What it says.
+        to: CString,
+    },
+    /// A file.
+    File {
+        /// Where it is.
+        at: OwnPath,
+        /// What it holds.
+        content: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+        /// How it gets there.
+        how: How,
+    },
+    /// Permission bits of a file or folder that exists.
+    Mode {
+        /// Where it is.
+        at: OwnPath,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// A folder that shows only some of its folders, read-only. Nothing happens where it is missing.
+    Only {
+        /// Inside the root.
+        path: CString,
+        /// Names that stay, if they are there.
+        keep: Vec<CString>,
+    },
+}
+
+/// How a file gets into the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// A new file takes the old one's name, so that the cell's own tools can replace it in turn. On a
+    /// read-only file system, as `Cover`.
+    Replace,
+    /// From a file system in memory, mounted read-only over what is there.
+    Cover,
+    /// As `Cover`, if there is something to cover.
+    CoverExisting,
+    /// As `Replace`, but not at all where that can't be.
+    Optional,
 }
 
 /// The program and what it may do.

@@ -154,7 +154,7 @@ fn prepare<'a>(
     rootfs::make_dev(root_fd, &plan.dev)?;
     let cwd = path::ensure_dir(root_fd, &p.cwd, path::Links::Follow).at(Stage::Cwd, 0)?;
     terminal(init, root_fd)?;
-    hooks_before_pivot(init, host_pid)?;
+    hooks_before_pivot(init, root_fd, host_pid)?;
     sysctls(plan)?;
     if !in_userns {
         identity::host_limits(p, proc_self.as_fd())?;
@@ -297,12 +297,14 @@ fn own_stdio(uid: u32) {
     }
 }
 
-fn hooks_before_pivot(init: &Init, host_pid: &mut i32) -> Step {
+fn hooks_before_pivot(init: &Init, root: BorrowedFd, host_pid: &mut i32) -> Step {
     let plan = init.plan;
     if !plan.create_runtime.is_empty() || needs_pid(plan) || super::host_parts::any(plan) {
         socket::send(init.sock, &wire::plain(wire::HOOKS), None).at(Stage::Sync, 1)?;
         await_go(init, host_pid)?;
     }
+    // Hooks too, only that their work is known; those that are executed find it done.
+    rootfs::inject(root, &plan.in_root)?;
     run_hooks(init, 0, Stage::CreateHook, init.create_hooks, *host_pid)
 }
 

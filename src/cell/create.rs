@@ -10,7 +10,10 @@ use super::spawn::{self, Joins};
 use super::store::{Lock, Saved, Store};
 use super::{hooks, host_parts, status, userns, view, wire};
 use crate::cgroup::{self, Cgroup, CgroupPlan, Driver};
-use crate::plan::{Kind, OverlayPlan, Plan};
+use crate::nvidia::config::Config;
+use crate::nvidia::hook::Work;
+use crate::nvidia::work;
+use crate::plan::{InRootPlan, Kind, OverlayPlan, Plan, RootPlan};
 use crate::process::hook::Ready;
 use crate::rootfs::{self, CgroupView, Trees};
 use crate::spec::{check, lower};
@@ -26,7 +29,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What to create and how.
 #[derive(Debug, Default)]
@@ -123,7 +126,7 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
         rootless,
     })?;
     warnings.extend(cgroup.warnings().iter().cloned());
-    let plan = lower::lower(
+    let mut plan = lower::lower(
         spec,
         &lower::Context {
             id: &opts.id,
@@ -135,6 +138,10 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
             overlay: opts.overlay.clone(),
         },
     )?;
+    let works = lower::works(spec)?;
+    if !works.is_empty() {
+        plan.in_root = in_root(&works, spec, &bundle, &plan.root)?;
+    }
     if let Some(s) = &plan.seccomp {
         warnings.extend(s.warnings.iter().cloned());
     }
@@ -152,7 +159,25 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
     })
 }
 
-fn canonical(what: &str, path: &std::path::Path) -> Result<PathBuf> {
+/// Takes the look at the image that the work of recognised hooks needs. With an overlay that is the
+/// shared directory: the cell's own layer is still empty.
+fn in_root(works: &[Work], spec: &Spec, bundle: &Path, root: &RootPlan) -> Result<InRootPlan> {
+    let path = root.overlay.as_ref().map_or(&root.path, |o| &o.lower);
+    let held = fd::open_host(path, libc::O_PATH | libc::O_DIRECTORY)
+        .map_err(|e| Error::step("open", path.to_string_lossy(), e))?;
+    let config = Config::load(None)?;
+    work::lower(
+        works,
+        &work::Cell {
+            root: held.as_fd(),
+            spec,
+            bundle,
+            proc: &config.proc_root,
+        },
+    )
+}
+
+fn canonical(what: &str, path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path)
         .map_err(|e| Error::step(format!("open {what}"), path.display().to_string(), e))
 }
@@ -515,14 +540,14 @@ fn listener(plan: &Plan) -> Result<Option<UnixStream>> {
         })
 }
 
-fn send_pidfd(path: &std::path::Path, pidfd: BorrowedFd) -> Result<()> {
+fn send_pidfd(path: &Path, pidfd: BorrowedFd) -> Result<()> {
     let fail = |e: io::Error| Error::step("send pidfd to", path.display().to_string(), e);
     let s = UnixStream::connect(path).map_err(fail)?;
     socket::send(s.as_fd(), b"pidfd", Some(pidfd)).map_err(|e| fail(e.into()))
 }
 
 /// Digits, no newline, put in place by a rename as runc does: a reader never sees half.
-pub fn pid_file(path: &std::path::Path, pid: i32) -> Result<()> {
+pub fn pid_file(path: &Path, pid: i32) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let tmp = path.with_file_name(format!(".{name}.{}", std::process::id()));
     fs::write(&tmp, pid.to_string())
@@ -531,7 +556,7 @@ pub fn pid_file(path: &std::path::Path, pid: i32) -> Result<()> {
 }
 
 /// A C string of a path that holds no NUL (it came from the kernel or was checked).
-pub(super) fn c_path(path: &std::path::Path) -> Result<CString> {
+pub(super) fn c_path(path: &Path) -> Result<CString> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| Error::msg(format!("{}: contains a NUL byte", path.display())))
 }

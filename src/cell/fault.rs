@@ -59,6 +59,8 @@ pub enum Stage {
     Node,
     /// symlink.
     Link,
+    /// A link, file or mode that a recognised hook asked for.
+    InRoot,
     /// Opening the terminal.
     Console,
     /// Working directory.
@@ -283,6 +285,7 @@ impl Fault {
             MountCgroup => ("mount cgroups at", mount()),
             Node => ("make device", text(plan.dev.nodes.get(i).map(|n| &n.path))),
             Link => ("make link", text(plan.dev.links.get(i).map(|l| &l.0))),
+            InRoot => in_root(plan.in_root.steps.get(i)),
             Console => ("set up", "the terminal".into()),
             Cwd => ("enter working directory", p.cwd.to_string_lossy().into()),
             Sysctl => (
@@ -352,6 +355,19 @@ fn hook(h: Option<&crate::plan::HookPlan>) -> String {
     })
 }
 
+fn in_root(step: Option<&crate::plan::InRoot>) -> (&'static str, String) {
+    use crate::plan::InRoot::*;
+    let (verb, at) = match step {
+        Some(Symlink { at, .. }) => ("make link", at),
+        Some(File { at, .. }) => ("write", at),
+        Some(Mode { at, .. }) => ("set the mode of", at),
+        Some(Only { path, .. }) => return ("hide parts of", text(Some(path))),
+        None => return ("change", "the root".into()),
+    };
+    let within = at.within.as_ref().map_or(String::new(), |w| text(Some(w)));
+    (verb, within + &text(Some(&at.path)))
+}
+
 fn text(s: Option<&CString>) -> String {
     s.map_or(String::new(), |s| s.to_string_lossy().into_owned())
 }
@@ -363,7 +379,7 @@ impl Stage {
 }
 
 /// Every stage, for decoding.
-const ALL: [Stage; 49] = {
+const ALL: [Stage; 50] = {
     use Stage::*;
     [
         Sync,
@@ -390,6 +406,7 @@ const ALL: [Stage; 49] = {
         MountCgroup,
         Node,
         Link,
+        InRoot,
         Console,
         Cwd,
         Sysctl,

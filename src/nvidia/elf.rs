@@ -65,9 +65,13 @@ pub struct Compat {
     pub drivers: Vec<u32>,
 }
 
+/// The start of a file, where its program headers nearly always are too.
+const HEAD: usize = 1024;
+
 struct Header<'a> {
     file: &'a File,
-    len: u64,
+    head: [u8; HEAD],
+    head_len: usize,
     raw: FileHeader<AnyEndian>,
 }
 
@@ -76,7 +80,7 @@ impl Elf {
     /// dynamic loader would refuse too.
     ///
     /// # Errors
-    /// What pread(2) and fstat(2) say.
+    /// What pread(2) says.
     pub fn read(file: &File) -> io::Result<Option<Elf>> {
         let Some(header) = Header::read(file)? else {
             return Ok(None);
@@ -108,7 +112,7 @@ impl Compat {
     /// Reads the note of an open libcuda; none when it has none, or one that says nothing.
     ///
     /// # Errors
-    /// What pread(2) and fstat(2) say.
+    /// What pread(2) says.
     pub fn read(file: &File) -> io::Result<Option<Compat>> {
         let Some(header) = Header::read(file)? else {
             return Ok(None);
@@ -141,38 +145,45 @@ fn note_text(note: &[u8], endian: AnyEndian) -> Option<&[u8]> {
 
 impl<'a> Header<'a> {
     fn read(file: &'a File) -> io::Result<Option<Self>> {
-        // The largest header: the 64-bit one.
-        let mut buf = [0u8; 64];
-        let n = read_some(file, &mut buf, 0)?;
-        let ident = match buf.get(..abi::EI_NIDENT) {
-            Some(ident) if n > abi::EI_NIDENT => ident,
-            _ => return Ok(None),
+        let mut head = [0u8; HEAD];
+        let head_len = read_some(file, &mut head, 0)?;
+        let Some((ident, tail)) = head[..head_len].split_at_checked(abi::EI_NIDENT) else {
+            return Ok(None);
         };
         let Ok(ident) = parse_ident::<AnyEndian>(ident) else {
             return Ok(None);
         };
-        let Ok(raw) = FileHeader::parse_tail(ident, &buf[abi::EI_NIDENT..n]) else {
+        let Ok(raw) = FileHeader::parse_tail(ident, tail) else {
             return Ok(None);
         };
         Ok(Some(Header {
             file,
-            len: file.metadata()?.len(),
+            head,
+            head_len,
             raw,
         }))
     }
 
     /// A range of the file; none when it isn't in the file or is larger than allowed.
     fn range(&self, at: u64, len: u64, max: u64) -> io::Result<Option<Vec<u8>>> {
-        if len > max || at.checked_add(len).is_none_or(|end| end > self.len) {
+        let bytes = self.up_to(at, len, max)?;
+        Ok(bytes.filter(|b| b.len() as u64 == len))
+    }
+
+    /// The same, as far as the file goes.
+    fn up_to(&self, at: u64, len: u64, max: u64) -> io::Result<Option<Vec<u8>>> {
+        // What pread(2) takes as an offset.
+        if len > max || at > i64::MAX as u64 - max {
             return Ok(None);
         }
-        let mut buf = vec![0; len as usize];
-        match self.file.read_exact_at(&mut buf, at) {
-            Ok(()) => Ok(Some(buf)),
-            // It shrank.
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-            Err(e) => Err(e),
+        let end = at.saturating_add(len);
+        if end <= self.head_len as u64 {
+            return Ok(Some(self.head[at as usize..end as usize].to_vec()));
         }
+        let mut buf = vec![0; len as usize];
+        let n = read_some(self.file, &mut buf, at)?;
+        buf.truncate(n);
+        Ok(Some(buf))
     }
 
     fn segments(&self) -> io::Result<Option<Vec<ProgramHeader>>> {
@@ -223,8 +234,8 @@ impl<'a> Header<'a> {
         let (Some(left), Some(at)) = (size.checked_sub(name), table.checked_add(name)) else {
             return Ok(None);
         };
-        let len = left.min(SONAME_MAX + 1).min(self.len.saturating_sub(at));
-        let Some(text) = self.range(at, len, SONAME_MAX + 1)? else {
+        let len = left.min(SONAME_MAX + 1);
+        let Some(text) = self.up_to(at, len, SONAME_MAX + 1)? else {
             return Ok(None);
         };
         Ok(file_name(&text))

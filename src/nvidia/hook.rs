@@ -44,6 +44,9 @@ pub enum Work {
     /// `update-application-profile`: EGL and Vulkan see the cell's GPUs only. The content of
     /// [`PROFILE_PATH`] is [`application_profile`] of the minor numbers of the cell's /dev/nvidiaN.
     ApplicationProfile,
+    /// `show-gpus --gpu BUS…`: /proc/driver/nvidia/gpus shows these GPUs only. Ours alone: NVIDIA's legacy
+    /// hook hides the others without a word for it, and their program would refuse it.
+    OnlyGpus(Vec<String>),
     /// `chmod --mode M --path P…` (deprecated). A path that isn't there is no error.
     Chmod {
         /// Permission bits.
@@ -113,6 +116,7 @@ impl Work {
             ),
             Work::KeepDeviceNodes => ("disable-device-node-modification", Vec::new()),
             Work::ApplicationProfile => ("update-application-profile", Vec::new()),
+            Work::OnlyGpus(list) => ("show-gpus", repeated("--gpu", list.iter().cloned())),
             Work::Chmod { mode, paths } => {
                 let mut rest = vec!["--mode".to_owned(), format!("{mode:o}")];
                 rest.extend(repeated("--path", paths.iter().map(|p| text(p))));
@@ -178,7 +182,7 @@ struct Known {
     work: fn(&Flags) -> Result<Option<Work>, String>,
 }
 
-const KNOWN: [Known; 6] = [
+const KNOWN: [Known; 7] = [
     Known {
         name: "create-symlinks",
         flags: &["link", "csv-filename", "host-driver-root"],
@@ -207,6 +211,11 @@ const KNOWN: [Known; 6] = [
         name: "update-application-profile",
         flags: &[],
         work: |flags| Ok(flags.here(Work::ApplicationProfile)),
+    },
+    Known {
+        name: "show-gpus",
+        flags: &["gpu"],
+        work: only_gpus,
     },
     Known {
         name: "chmod",
@@ -321,6 +330,17 @@ fn compat(flags: &Flags) -> Result<Option<Work>, String> {
     Ok(flags.here(Work::CudaCompat {
         host_driver: version.to_owned(),
     }))
+}
+
+fn only_gpus(flags: &Flags) -> Result<Option<Work>, String> {
+    let list: Vec<String> = flags.list("gpu").map(str::to_owned).collect();
+    let bus = |name: &String| !name.is_empty() && !name.contains('/') && !name.starts_with('.');
+    if let Some(bad) = list.iter().find(|name| !bus(name)) {
+        return Err(format!(
+            "--gpu {bad:?} is not a bus address such as 0000:01:00.0"
+        ));
+    }
+    Ok(flags.here(Work::OnlyGpus(list)))
 }
 
 fn chmod(flags: &Flags) -> Result<Option<Work>, String> {

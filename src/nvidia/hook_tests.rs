@@ -246,3 +246,14 @@ fn the_profile_is_a_mask_of_minors() {
         r#"{"profiles":[{"name":"_container_","settings":["EGLVisibleDGPUDevices",0x8000000000000021]}],"rules":[{"pattern":[],"profile":"_container_"}]}"#
     );
 }
+
+#[test]
+fn the_gpus_shown_are_bus_addresses() {
+    let all = ["show-gpus", "--gpu", "0000:01:00.0", "--gpu=0000:02:00.0"];
+    let want = Work::OnlyGpus(vec!["0000:01:00.0".into(), "0000:02:00.0".into()]);
+    assert_eq!(read(&all), Some(want));
+    assert_eq!(read(&["show-gpus"]), Some(Work::OnlyGpus(Vec::new())));
+    for bad in ["", "..", "a/b"] {
+        assert!(refused(&["show-gpus", "--gpu", bad]).contains("bus address"));
+    }
+}

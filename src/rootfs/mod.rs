@@ -5,12 +5,14 @@
 
 mod copyup;
 mod dev;
+mod inject;
 mod mask;
 mod mounts;
 pub mod path;
 mod root;
 
 pub use dev::{console, make as make_dev};
+pub use inject::inject;
 pub use mask::{HostNull, mask, readonly};
 pub use mounts::{CgroupView, Trees, V1Mount, all as mount_all, open_trees};
 pub use root::{attach, pivot, set_propagation};

@@ -5,7 +5,9 @@
 //! the image, and /proc/self/fd/N cannot lead out (CVE-2021-30465, CVE-2024-45310).
 
 use crate::sys::Sys;
-use crate::sys::fd::{self, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS};
+use crate::sys::fd::{
+    self, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
+};
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +22,9 @@ pub enum Links {
     Follow,
     /// Any symbolic link on the way is ELOOP.
     Refuse,
+    /// Symbolic links are followed inside the root, but another mount on the way is EXDEV: an image's
+    /// link must not lead into a folder of the host that is bound in the cell.
+    SameMount,
 }
 
 /// Opens an existing path (O_PATH).
@@ -27,6 +32,7 @@ pub fn open(root: BorrowedFd, path: &CStr, links: Links) -> Sys<OwnedFd> {
     let no_links = match links {
         Links::Follow => 0,
         Links::Refuse => RESOLVE_NO_SYMLINKS,
+        Links::SameMount => RESOLVE_NO_XDEV,
     };
     fd::openat2(
         root,

@@ -6,6 +6,8 @@ use std::ffi::CStr;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+/// Don't cross mount points (openat2(2)).
+pub const RESOLVE_NO_XDEV: u64 = 0x01;
 /// Don't follow any symbolic link (openat2(2)).
 pub const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 /// Don't follow /proc's magic links.
@@ -275,6 +277,14 @@ pub fn symlinkat(target: &CStr, dir: BorrowedFd, path: &CStr) -> Sys<()> {
 pub fn unlinkat(dir: BorrowedFd, path: &CStr, flags: i32) -> Sys<()> {
     // SAFETY: path is NUL-terminated.
     check(unsafe { libc::unlinkat(dir.as_raw_fd(), path.as_ptr(), flags) }.into())?;
+    Ok(())
+}
+
+/// renameat(2) within one directory: what `to` named is gone.
+pub fn renameat(dir: BorrowedFd, from: &CStr, to: &CStr) -> Sys<()> {
+    let fd = dir.as_raw_fd();
+    // SAFETY: both strings are NUL-terminated.
+    check(unsafe { libc::renameat(fd, from.as_ptr(), fd, to.as_ptr()) }.into())?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Hooks → commands ready to execute.
 
 use super::cstr;
+use crate::nvidia::hook::Work;
 use crate::plan::HookPlan;
 use crate::{Error, Result};
 use oci_spec::runtime::{Hook, Spec};
@@ -31,12 +32,44 @@ pub(super) fn hooks(spec: &Spec) -> Result<Hooks> {
 }
 
 fn list(name: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<HookPlan>> {
-    hooks
-        .iter()
-        .flatten()
-        .enumerate()
-        .map(|(i, h)| hook(&format!("hooks.{name}[{i}]"), h))
-        .collect()
+    let mut out = Vec::new();
+    for (i, h) in hooks.iter().flatten().enumerate() {
+        let at = format!("hooks.{name}[{i}]");
+        // In a started cell the program would be the image's own file, whatever its name.
+        if name == "startContainer" || recognise(&at, h)?.is_none() {
+            out.push(hook(&at, h)?);
+        }
+    }
+    Ok(out)
+}
+
+/// The work of NVIDIA's hooks among those that run before the cell counts as created, in their order.
+/// They are in no list of [`Hooks`]: their work is done without executing them.
+pub fn works(spec: &Spec) -> Result<Vec<Work>> {
+    let Some(h) = spec.hooks() else {
+        return Ok(Vec::new());
+    };
+    #[allow(deprecated)]
+    let lists = [
+        ("prestart", h.prestart()),
+        ("createRuntime", h.create_runtime()),
+        ("createContainer", h.create_container()),
+    ];
+    let mut out = Vec::new();
+    for (name, list) in lists {
+        for (i, h) in list.iter().flatten().enumerate() {
+            out.extend(recognise(&format!("hooks.{name}[{i}]"), h)?);
+        }
+    }
+    Ok(out)
+}
+
+fn recognise(at: &str, h: &Hook) -> Result<Option<Work>> {
+    // A relative path is a mistake, and said to be one by [`hook`].
+    if !h.path().is_absolute() {
+        return Ok(None);
+    }
+    Work::recognise(h).map_err(|e| Error::config(at.to_owned(), e.to_string()))
 }
 
 /// One hook. `at` is its JSON path.

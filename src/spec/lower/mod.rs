@@ -9,7 +9,7 @@ mod hooks;
 mod mounts;
 mod process;
 
-pub use hooks::hook;
+pub use hooks::{hook, works};
 pub(crate) use mounts::proc_file;
 pub use process::{cap_mask, cpu_list, process};
 
@@ -102,6 +102,7 @@ pub fn lower(spec: &Spec, ctx: &Context) -> Result<Plan> {
         create_container: hooks.create_container,
         start_container: hooks.start_container,
         create_runtime: hooks.create_runtime,
+        in_root: Default::default(),
         namespaces,
         id_maps,
     })

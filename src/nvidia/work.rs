@@ -1,1 +1,0 @@
-//! NVIDIA's hooks lowered to steps on the root's descriptor.

@@ -1,0 +1,241 @@
+//! How the image's own loader finds the libraries: glibc's ld.so.cache and ld.so.conf.d, musl's path
+//! file, and the links that SONAMEs ask for.
+
+use super::folders::{self, Found, Places, is_library};
+use super::{Cell, file, normal, own, symlink};
+use crate::nvidia::hook::Work;
+use crate::nvidia::ldcache::{CACHE_MAX, Cache, Entry};
+use crate::plan::{How, InRoot};
+use crate::{Error, Result};
+use std::borrow::Cow;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+const CACHE: &str = "/etc/ld.so.cache";
+const CONF_DIR: &str = "/etc/ld.so.conf.d";
+/// First in the order of names, in which ldconfig reads them.
+const CONF: &str = "/etc/ld.so.conf.d/00-gpucell.conf";
+/// musl's folders when it has no path file (ldso/dynlink.c).
+const MUSL_DEFAULT: &str = "/lib:/usr/local/lib:/usr/lib";
+
+/// One name of a library and where the cell has it.
+struct Known {
+    name: String,
+    path: PathBuf,
+    flags: i32,
+}
+
+pub fn lower(
+    cell: &Cell,
+    works: &[Work],
+    compat: Option<&Path>,
+    list: &[&Path],
+    steps: &mut Vec<InRoot>,
+) -> Result<()> {
+    let old = read(cell, Path::new(CACHE))?;
+    let base = old.as_deref().and_then(Cache::parse);
+    let mut known = Vec::new();
+    if let Some(folder) = compat {
+        let mut found = Found::default();
+        folders::of_image(cell, folder, &mut found)?;
+        names(&found, folder, &mut known);
+    }
+    let mut places = Places::default();
+    let mut unknown: Vec<PathBuf> = compat.map(Path::to_owned).into_iter().collect();
+    let mut all: Vec<PathBuf> = unknown.clone();
+    for folder in list {
+        let folder = normal(folder);
+        if all.contains(&folder) {
+            continue;
+        }
+        let mut found = Found::default();
+        folders::bound(cell, &folder, &mut places, &mut found)?;
+        let listed = base.as_ref().is_some_and(|c| lists(c, &folder));
+        // The image's cache, or else the loader's own search, finds what is in these anyway; ldconfig
+        // would leave them in their order too.
+        if !listed && !is_default(cell, &folder)? {
+            folders::of_image(cell, &folder, &mut found)?;
+            unknown.push(folder.clone());
+        }
+        links(cell, works, &folder, &found, &mut places, &mut known, steps)?;
+        names(&found, &folder, &mut known);
+        all.push(folder);
+    }
+    let musl = musl_loader();
+    let has_musl = cell.exists(&format!("/lib/{musl}.so.1"))?;
+    if has_musl {
+        steps.extend(musl_path(cell, musl, &all)?);
+    }
+    // What a libc of musl alone never reads is not written.
+    if !has_musl || old.is_some() {
+        steps.push(cache(cell, base.unwrap_or_default(), &known)?);
+        steps.extend(drop_in(cell, &unknown)?);
+    }
+    Ok(())
+}
+
+/// A whole file of the image; none when there is none, or it is too large to be what it should be.
+fn read(cell: &Cell, path: &Path) -> Result<Option<Vec<u8>>> {
+    let Some(file) = cell.open(path)? else {
+        return Ok(None);
+    };
+    let len = file.metadata().map_or(0, |m| m.len());
+    let mut bytes = Vec::with_capacity(len.min(CACHE_MAX as u64) as usize + 1);
+    file.take(CACHE_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::step("read the image's", path.display().to_string(), e))?;
+    Ok((bytes.len() <= CACHE_MAX).then_some(bytes))
+}
+
+/// The cache has libraries of this folder.
+fn lists(cache: &Cache, folder: &Path) -> bool {
+    let folder = folder.as_os_str().as_bytes();
+    cache.entries.iter().any(|e| {
+        let dir = e.path.strip_suffix(&*e.name);
+        dir.and_then(|d| d.strip_suffix(b"/")) == Some(folder)
+    })
+}
+
+/// The loader searches it without being told: the multiarch folder on Debian and what derives from
+/// it, lib64 elsewhere (`path.system_dirs` of ld.so --list-diagnostics).
+fn is_default(cell: &Cell, folder: &Path) -> Result<bool> {
+    let Some(folder) = folder.to_str() else {
+        return Ok(false);
+    };
+    let last = folder.strip_prefix("/usr").unwrap_or(folder);
+    if last == "/lib" {
+        return Ok(true);
+    }
+    let multiarch = format!("/lib/{}-linux-gnu", std::env::consts::ARCH);
+    Ok(
+        match cell.exists("/etc/debian_version")? || cell.exists(&multiarch)? {
+            true => last == multiarch || last == "/lib/i386-linux-gnu",
+            false => last == "/lib64",
+        },
+    )
+}
+
+/// The links that SONAMEs ask for, and the names of links that other hooks make.
+fn links(
+    cell: &Cell,
+    works: &[Work],
+    folder: &Path,
+    found: &Found,
+    places: &mut Places,
+    known: &mut Vec<Known>,
+    steps: &mut Vec<InRoot>,
+) -> Result<()> {
+    let mut made: Vec<&str> = Vec::new();
+    for work in works {
+        let Work::Symlinks(list) = work else { continue };
+        for (to, at) in list {
+            let name = |p: &'_ Path| p.file_name().and_then(|n| n.to_str()).map(str::to_owned);
+            let (Some(link), Some(target)) = (at.file_name().and_then(|n| n.to_str()), name(to))
+            else {
+                continue;
+            };
+            let parent = normal(at).parent().map(Path::to_owned).unwrap_or_default();
+            if !is_library(link) || !places.same(cell, &parent, folder)? {
+                continue;
+            }
+            made.push(link);
+            if let Some(library) = found.get(&target) {
+                known.push(Known {
+                    name: link.to_owned(),
+                    path: folder.join(link),
+                    flags: library.flags,
+                });
+            }
+        }
+    }
+    for library in found.0.values().filter(|l| l.bound) {
+        let at = folder.join(&library.soname);
+        let there = library.file == library.soname || made.contains(&library.soname.as_str());
+        if !there && !cell.is_mount_point(&at) {
+            steps.push(symlink(cell, &at, Path::new(&library.file))?);
+        }
+    }
+    Ok(())
+}
+
+/// Cache entries by SONAME. Where the link of that name is, or will be, it is what the entry says, as
+/// with ldconfig: a library exchanged later is found under its new file name.
+fn names(found: &Found, folder: &Path, known: &mut Vec<Known>) {
+    for library in found.0.values() {
+        let file = match library.bound {
+            true => &library.soname,
+            false => &library.file,
+        };
+        known.push(Known {
+            name: library.soname.clone(),
+            path: folder.join(file),
+            flags: library.flags,
+        });
+    }
+}
+
+fn cache<'a>(cell: &Cell, mut base: Cache<'a>, known: &'a [Known]) -> Result<InRoot> {
+    let entry = |k: &'a Known| Entry {
+        name: Cow::Borrowed(k.name.as_bytes()),
+        path: Cow::Borrowed(k.path.as_os_str().as_bytes()),
+        flags: k.flags,
+        osversion: 0,
+        hwcap: 0,
+    };
+    base.put_first(known.iter().map(entry).collect());
+    file(cell, CACHE, base.write())
+}
+
+/// So that a later ldconfig in the cell finds the folders too. Not where nothing reads it, and not in
+/// a root where ldconfig can't write.
+fn drop_in(cell: &Cell, folders: &[PathBuf]) -> Result<Option<InRoot>> {
+    let usable = !folders.is_empty() && !cell.readonly();
+    if !usable || cell.open_dir(Path::new(CONF_DIR))?.is_none() {
+        return Ok(None);
+    }
+    let mut content = Vec::new();
+    for folder in folders {
+        content.extend_from_slice(folder.as_os_str().as_bytes());
+        content.push(b'\n');
+    }
+    Ok(Some(InRoot::File {
+        at: own(cell, Path::new(CONF))?,
+        content,
+        mode: 0o644,
+        how: How::Optional,
+    }))
+}
+
+fn musl_loader() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "ld-musl-aarch64",
+        _ => "ld-musl-x86_64",
+    }
+}
+
+/// musl's path file with the folders added; none when it has them all. Folders are separated by colons
+/// or newlines (ldso/dynlink.c, path_open).
+fn musl_path(cell: &Cell, loader: &str, folders: &[PathBuf]) -> Result<Option<InRoot>> {
+    let path = format!("/etc/{loader}.path");
+    let old = read(cell, Path::new(&path))?.filter(|text| !text.is_empty());
+    let mut text = old.unwrap_or_else(|| MUSL_DEFAULT.into());
+    let mut changed = false;
+    for folder in folders {
+        let folder = folder.as_os_str().as_bytes();
+        if text
+            .split(|b| matches!(b, b':' | b'\n'))
+            .any(|d| d == folder)
+        {
+            continue;
+        }
+        changed = true;
+        while text.last() == Some(&b'\n') {
+            text.pop();
+        }
+        text.push(b'\n');
+        text.extend_from_slice(folder);
+    }
+    text.push(b'\n');
+    changed.then(|| file(cell, &path, text)).transpose()
+}
