@@ -3,6 +3,7 @@
 //! Owns the top level: global flags, which of two readings `run` and `exec` get (runc's or a
 //! person's), how errors are shown, and exit codes.
 
+mod cdi;
 pub mod cell_log;
 mod docs;
 mod doctor;
@@ -108,6 +109,7 @@ enum Command {
     Explain(explain::Explain),
     Logs(logs::Logs),
     Doctor(doctor::Doctor),
+    Cdi(cdi::Cdi),
     /// Run a bundle as runc does
     #[command(name = RUNC_RUN, hide = true)]
     RunBundle(lifecycle::Run),
@@ -223,6 +225,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Explain(a) => a.run(g)?,
         Command::Logs(a) => a.run(g)?,
         Command::Doctor(a) => doctor::run(&a)?,
+        Command::Cdi(a) => a.run(g)?,
         Command::Completions(a) => a.run(Cli::command())?,
         Command::Man(a) => a.run(Cli::command())?,
     })

@@ -18,6 +18,7 @@
 //! is all safe Rust and has budgets, but brings encoding_rs' tables and annotate-snippets; yaml-rust2 and
 //! saphyr-parser have no serde front.
 
+pub mod generate;
 pub mod load;
 pub mod names;
 pub mod registry;
