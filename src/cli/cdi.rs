@@ -1,22 +1,26 @@
-//! `gpucell cdi`: the CDI devices of this host, and what they make of a bundle.
+//! `gpucell cdi`: the CDI devices of this host, what they make of a bundle, and a file of our own.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::launch::Bundle;
 use super::{Globals, log, out};
-use crate::nvidia::cdi::{Registry, map_ids};
+use crate::nvidia::cdi::{Format, Registry, generate, map_ids};
 use crate::nvidia::config::Config;
+use crate::nvidia::inventory::Host;
 use crate::spec::{check, edit};
 use crate::{Error, Result};
 
-/// List CDI devices, and show what they change in a bundle
+/// List CDI devices, show what they change in a bundle, write a CDI file
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   gpucell cdi list
-  gpucell cdi apply bundles/miniconda/ nvidia.com/gpu=0 | jq .mounts")]
+  gpucell cdi apply bundles/miniconda/ nvidia.com/gpu=0 | jq .mounts
+  gpucell cdi generate --output /etc/cdi/nvidia.yaml")]
 pub struct Cdi {
     #[command(subcommand)]
     what: What,
@@ -28,6 +32,24 @@ enum What {
     List(List),
     /// Print a bundle's config.json with devices in it; nothing is written
     Apply(Apply),
+    /// Write a CDI file of this host's GPUs, for other runtimes
+    Generate(Generate),
+}
+
+#[derive(Args, Clone, Debug)]
+struct Generate {
+    /// yaml or json [default: as the file's name ends, else yaml]
+    #[arg(long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
+    format: Option<Notation>,
+    /// Write to this file, which is replaced as a whole [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Notation {
+    Yaml,
+    Json,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -61,6 +83,7 @@ impl Cdi {
         match self.what {
             What::List(list) => list.run(g),
             What::Apply(apply) => apply.run(g),
+            What::Generate(generate) => generate.run(),
         }
     }
 }
@@ -120,4 +143,50 @@ impl Apply {
         out::print(&out::pretty(&out::stable(&spec)?)?)?;
         Ok(0)
     }
+}
+
+impl Generate {
+    fn run(self) -> Result<i32> {
+        let asked = self.format.map(|f| match f {
+            Notation::Yaml => Format::Yaml,
+            Notation::Json => Format::Json,
+        });
+        let named = self.output.as_deref().and_then(Format::of);
+        if let (Some(Format::Yaml), Some(Format::Json), Some(path)) = (asked, named, &self.output) {
+            let path = path.display();
+            return Err(Error::msg(format!(
+                "{path}: would be read as JSON, not YAML"
+            )));
+        }
+        let spec = generate::of_host(&Host::from(&Config::load(None)?))?;
+        let text = generate::write(&spec, asked.or(named).unwrap_or(Format::Yaml))?;
+        match &self.output {
+            Some(path) => replace(path, &text)?,
+            None => out::print(&text)?,
+        }
+        Ok(0)
+    }
+}
+
+/// Writes a file beside the old one and puts it in its place: a reader sees one or the other. The name
+/// it has meanwhile is no CDI file's.
+fn replace(path: &Path, text: &str) -> Result<()> {
+    let fail = |e| Error::step("write", path.display().to_string(), e);
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}.tmp", std::process::id()));
+    let draft = PathBuf::from(draft);
+    let write = || {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&draft)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&draft, path)
+    };
+    write().map_err(|e| {
+        let _ = std::fs::remove_file(&draft);
+        fail(e)
+    })
 }

@@ -5,11 +5,13 @@
 
 mod cdi;
 pub mod cell_log;
+mod config;
 mod docs;
 mod doctor;
 mod exec_bundle;
 mod explain;
 pub mod flags;
+mod gpu;
 mod images;
 mod init;
 mod launch;
@@ -110,6 +112,7 @@ enum Command {
     Logs(logs::Logs),
     Doctor(doctor::Doctor),
     Cdi(cdi::Cdi),
+    Gpu(gpu::Gpu),
     /// Run a bundle as runc does
     #[command(name = RUNC_RUN, hide = true)]
     RunBundle(lifecycle::Run),
@@ -125,6 +128,7 @@ enum Command {
     Delete(lifecycle::Delete),
     /// List cells
     List(lifecycle::List),
+    Config(config::Config),
     Completions(docs::Completions),
     Man(docs::Man),
 }
@@ -226,6 +230,8 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Logs(a) => a.run(g)?,
         Command::Doctor(a) => doctor::run(&a)?,
         Command::Cdi(a) => a.run(g)?,
+        Command::Gpu(a) => a.run(g)?,
+        Command::Config(a) => a.run()?,
         Command::Completions(a) => a.run(Cli::command())?,
         Command::Man(a) => a.run(Cli::command())?,
     })

@@ -7,6 +7,7 @@
 //!
 //! It must not execute or load anything (no NVML, no ldconfig, no hook program), and must not mount.
 
+pub mod cache;
 pub mod capabilities;
 pub mod cdi;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod files;
 pub mod hook;
 pub mod inventory;
 pub mod ldcache;
+pub mod nodes;
 pub mod require;
 pub mod select;
 pub mod work;

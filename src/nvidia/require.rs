@@ -182,7 +182,10 @@ impl Requirement {
                 .filter(|condition| !condition.is_empty())
                 .map(|condition| {
                     Condition::parse(condition).map_err(|why| {
-                        Error::msg(format!("{from}: invalid expression {condition:?}: {why}"))
+                        Error::msg(format!(
+                            "{}: invalid expression {condition:?}: {why}",
+                            from.escape_debug()
+                        ))
                     })
                 })
                 .collect::<Result<Vec<_>>>()?;
@@ -191,9 +194,21 @@ impl Requirement {
             }
         }
         Ok(Requirement {
-            from: from.to_string(),
+            from: from.escape_debug().to_string(),
             alternatives,
         })
+    }
+}
+
+/// The variable and what it requires: `NVIDIA_REQUIRE_CUDA: cuda>=12.4 brand=tesla,driver>=470`.
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.from)?;
+        for alternative in &self.alternatives {
+            let conditions: Vec<&str> = alternative.iter().map(|c| c.text.as_str()).collect();
+            write!(f, " {}", conditions.join(","))?;
+        }
+        Ok(())
     }
 }
 
@@ -225,7 +240,8 @@ impl Condition {
             _ => Value::Version(Version::parse(value).map_err(|e| e.to_string())?),
         };
         Ok(Condition {
-            text: text.to_string(),
+            // The text is an image's and goes into messages.
+            text: text.escape_debug().to_string(),
             property,
             operator,
             value,
@@ -359,8 +375,9 @@ impl Requirement {
 /// can't be decided because a property isn't known, with its name; requirements without any GPU (see
 /// [`check_driver`]).
 pub fn check(requirements: &[Requirement], gpus: &[Facts]) -> Result<()> {
+    let first = requirements.iter().find(|r| !r.alternatives.is_empty());
     if gpus.is_empty()
-        && let Some(first) = requirements.first()
+        && let Some(first) = first
     {
         return Err(Error::msg(format!(
             "{}: no GPU to hold it against",

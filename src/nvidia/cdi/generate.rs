@@ -1,13 +1,16 @@
 //! Our own CDI file: what discovery found, as other runtimes read it.
 //!
-//! Pure: it gets edits and arranges them. Which devices there are, and what they need, is
-//! [`crate::nvidia::inventory`]'s and [`crate::nvidia::files`]' to say.
+//! Which devices there are, and what they need, is [`crate::nvidia::inventory`]'s and
+//! [`crate::nvidia::files`]' to say ([`of_host`] asks them); [`generate`] and [`write`] are pure.
 
 use std::collections::BTreeMap;
 
 use super::load::Format;
 use super::spec::{CdiSpec, Device};
 use super::validate::validate;
+use crate::nvidia::capabilities::Capabilities;
+use crate::nvidia::files::{self, Place};
+use crate::nvidia::inventory::{Chosen, Host, Inventory};
 use crate::spec::edit::ContainerEdits;
 use crate::{Error, Result};
 
@@ -24,6 +27,38 @@ pub struct Entry {
     pub names: Vec<String>,
     /// What it needs beside the common edits.
     pub edits: ContainerEdits,
+}
+
+/// The CDI file of this host, with all that its driver has.
+///
+/// # Errors
+/// No driver is loaded, a part of it isn't there, or as [`generate`].
+pub fn of_host(host: &Host) -> Result<CdiSpec> {
+    let inv = Inventory::read(host)?;
+    let files = files::find(host, &inv)?;
+    let caps = Capabilities::ALL;
+    let mut common = files.common_edits(&inv, caps, &Place::Host)?;
+    // A runtime that looks at the environment as well must not add to what the file says.
+    common.env.push("NVIDIA_VISIBLE_DEVICES=void".to_owned());
+    let entry = |chosen: Chosen| {
+        Ok(Entry {
+            names: names(&chosen),
+            edits: files::gpu_edits(&inv, &chosen, caps, &Place::Host)?,
+        })
+    };
+    let entries: Result<Vec<Entry>> = inv.all()?.into_iter().map(entry).collect();
+    generate(common, entries?)
+}
+
+/// The UUID of a MIG device is known to NVML only.
+fn names(chosen: &Chosen) -> Vec<String> {
+    let gpu = &chosen.gpu;
+    match &chosen.mig {
+        Some(mig) => vec![format!("{}:{}", gpu.index, mig.index)],
+        None => std::iter::once(gpu.index.to_string())
+            .chain(gpu.uuid.clone())
+            .collect(),
+    }
 }
 
 /// The CDI file of the host's devices: one device for each name, and `all` with the edits of every one

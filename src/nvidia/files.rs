@@ -1,1 +1,0 @@
-//! The driver's files on the host, by capability.

@@ -1,1 +1,0 @@
-//! GPUs, driver version and device numbers from procfs, without NVML.
