@@ -3,6 +3,7 @@
 //! Owns the top level: global flags, which of two readings `run` and `exec` get (runc's or a
 //! person's), how errors are shown, and exit codes.
 
+mod cdi;
 pub mod cell_log;
 mod config;
 mod docs;
@@ -110,6 +111,7 @@ enum Command {
     Explain(explain::Explain),
     Logs(logs::Logs),
     Doctor(doctor::Doctor),
+    Cdi(cdi::Cdi),
     Gpu(gpu::Gpu),
     /// Run a bundle as runc does
     #[command(name = RUNC_RUN, hide = true)]
@@ -227,6 +229,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Explain(a) => a.run(g)?,
         Command::Logs(a) => a.run(g)?,
         Command::Doctor(a) => doctor::run(&a)?,
+        Command::Cdi(a) => a.run(g)?,
         Command::Gpu(a) => a.run(g)?,
         Command::Config(a) => a.run()?,
         Command::Completions(a) => a.run(Cli::command())?,

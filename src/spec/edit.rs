@@ -14,7 +14,7 @@ mod resources;
 #[cfg(test)]
 mod tests;
 
-pub use cdi::{ContainerEdits, DeviceNode, EditHook, EditMount, NetDevice};
+pub use cdi::{ContainerEdits, DeviceNode, EditHook, EditIntelRdt, EditMount, NetDevice};
 pub use device::{HostNode, host_node};
 
 use device::{add_device, add_rule};

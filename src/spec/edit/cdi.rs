@@ -15,20 +15,47 @@ use crate::{Error, Result};
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ContainerEdits {
     /// `KEY=VALUE`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     /// Device nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub device_nodes: Vec<DeviceNode>,
     /// Mounts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<EditMount>,
     /// Hooks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<EditHook>,
     /// Intel RDT.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub intel_rdt: Option<LinuxIntelRdt>,
+    pub intel_rdt: Option<EditIntelRdt>,
     /// Supplementary groups; 0 is ignored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub additional_gids: Vec<u32>,
     /// Network interfaces to move (CDI 1.1).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub net_devices: Vec<NetDevice>,
+}
+
+/// Intel RDT as CDI writes it (resctrl, Documentation/filesystems/resctrl.rst).
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EditIntelRdt {
+    /// Class of service.
+    #[serde(default, rename = "closID", skip_serializing_if = "Option::is_none")]
+    pub clos_id: Option<String>,
+    /// L3 cache allocation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub l3_cache_schema: Option<String>,
+    /// Memory bandwidth allocation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mem_bw_schema: Option<String>,
+    /// Lines for the schemata file (CDI 1.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schemata: Option<Vec<String>>,
+    /// A monitoring group of its own (CDI 1.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_monitoring: Option<bool>,
 }
 
 /// A device node. Type and numbers that are missing are read from `host_path` (default: `path`).
@@ -52,7 +79,7 @@ pub struct DeviceNode {
     /// Permission bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_mode: Option<u32>,
-    /// Device-cgroup access, of `r`, `w`, `m`; default `rwm`.
+    /// Device-cgroup access, of `r`, `w`, `m`; missing or empty: `rwm`. `none`: no access.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permissions: Option<String>,
     /// Owner; default: the process's user when that isn't root.
@@ -75,7 +102,7 @@ pub struct EditMount {
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub typ: Option<String>,
     /// Mount options.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }
 
@@ -88,10 +115,10 @@ pub struct EditHook {
     /// Program.
     pub path: PathBuf,
     /// Arguments, the program's name first.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
     /// Its whole environment.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     /// Seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,11 +162,23 @@ impl ContainerEdits {
             let (stage, hook) = hook.into_hook(reason)?;
             changes.push(Change::Hook { stage, hook });
         }
-        changes.extend(self.intel_rdt.map(Change::IntelRdt));
+        changes.extend(self.intel_rdt.map(|rdt| Change::IntelRdt(rdt.into_rdt())));
         if !self.additional_gids.is_empty() {
             changes.push(Change::AdditionalGids(self.additional_gids));
         }
         Ok(changes.into_iter().map(|c| Edit::new(reason, c)).collect())
+    }
+}
+
+impl EditIntelRdt {
+    fn into_rdt(self) -> LinuxIntelRdt {
+        let mut rdt = LinuxIntelRdt::default();
+        rdt.set_clos_id(self.clos_id)
+            .set_l3_cache_schema(self.l3_cache_schema)
+            .set_mem_bw_schema(self.mem_bw_schema)
+            .set_schemata(self.schemata)
+            .set_enable_monitoring(self.enable_monitoring);
+        rdt
     }
 }
 

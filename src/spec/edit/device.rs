@@ -30,15 +30,19 @@ pub(super) fn add_device(spec: &mut Spec, node: &DeviceNode) -> Result<()> {
     let devices = linux.devices_mut().get_or_insert_with(Vec::new);
     devices.retain(|d| !same_path(d.path(), &node.path));
     devices.push(device.clone());
+    let access = match node.permissions.as_deref() {
+        // CDI 1.1, `permissions`: the node is there, but no rule lets the cell use it.
+        Some("none") => return Ok(()),
+        None | Some("") => "rwm",
+        Some(access) => access,
+    };
     if matches!(device.typ(), LinuxDeviceType::B | LinuxDeviceType::C) {
         let mut rule = LinuxDeviceCgroup::default();
         rule.set_allow(true)
             .set_typ(Some(device.typ()))
             .set_major(Some(device.major()))
             .set_minor(Some(device.minor()))
-            .set_access(Some(
-                node.permissions.clone().unwrap_or_else(|| "rwm".to_owned()),
-            ));
+            .set_access(Some(access.to_owned()));
         add_rule(linux, rule);
     }
     Ok(())

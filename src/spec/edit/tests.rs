@@ -105,6 +105,19 @@ fn a_device_brings_its_rule() {
 }
 
 #[test]
+fn permissions_none_is_a_node_without_a_rule_and_empty_is_the_default() {
+    let mut dev = node("/dev/x");
+    (dev.typ, dev.major, dev.minor) = (Some(LinuxDeviceType::C), Some(195), Some(7));
+    dev.permissions = Some("none".into());
+    let out = after(&[Change::Device(dev.clone())]);
+    assert_eq!(out["linux"]["devices"][0]["path"], "/dev/x");
+    assert_eq!(out["linux"].get("resources"), None);
+    dev.permissions = Some(String::new());
+    let out = after(&[Change::Device(dev)]);
+    assert_eq!(out["linux"]["resources"]["devices"][0]["access"], "rwm");
+}
+
+#[test]
 fn a_device_at_the_same_path_replaces() {
     let mut one = node("/dev/x");
     (one.typ, one.major, one.minor) = (Some(LinuxDeviceType::C), Some(1), Some(3));
