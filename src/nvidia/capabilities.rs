@@ -1,6 +1,6 @@
 //! Driver capabilities: the set that `NVIDIA_DRIVER_CAPABILITIES` names.
 //!
-//! A capability stands for a group of the driver's files (nvidia.md's table in `super::files`). This
+//! A capability stands for a group of the driver's files (which, [`super::files`] says). This
 //! module knows the names only; it must not know files.
 
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Which GPUs a cell asks for, by every name users and engines use.
 //!
 //! Sources, the first that names a device wins: annotations `cdi.k8s.io/*`, mounts of /dev/null under
-//! /var/run/nvidia-container-devices, the environment (nvidia.md §1; the order is that of the NVIDIA
-//! Container Toolkit, `internal/config/image/cuda_image.go`). `--gpus` is Docker's ([`from_flag`]) and
+//! /var/run/nvidia-container-devices, the environment (the order of the NVIDIA Container
+//! Toolkit, `internal/config/image/cuda_image.go`). `--gpus` is Docker's ([`from_flag`]) and
 //! comes before all of them.
 //!
 //! It reads a configuration and nothing of the host: whether a GPU exists, and which, is the
@@ -107,7 +107,7 @@ pub enum Asked {
     Driver(Request),
 }
 
-/// What the configuration asks for by itself. Precedence and values: nvidia.md §1 in words:
+/// What the configuration asks for by itself. The sources' rules:
 ///
 /// - Annotations `cdi.k8s.io/*` hold comma lists of CDI names.
 /// - Mounts count when [`Config::accept_mounts`] says so.
