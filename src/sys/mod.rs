@@ -16,6 +16,7 @@ pub mod mount;
 mod nss;
 pub mod pipe;
 pub mod socket;
+pub mod start;
 pub mod tty;
 
 use nix::errno::Errno;
