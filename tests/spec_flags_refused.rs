@@ -198,8 +198,8 @@ fn refusals_in_dockers_words() {
         ("--device /dev/fuse:x:rwx", "bad mode specified: rwx"),
         ("--device fuse", "fuse is not an absolute path"),
         (
-            "--device nvidia.com/gpu=all",
-            "CDI device names are not supported",
+            "--device a=b",
+            "a=b is neither a path nor a CDI device (vendor/class=name)",
         ),
         ("--device-cgroup-rule c", "invalid device cgroup format 'c'"),
         ("--add-host x", "bad format for add-host"),

@@ -167,12 +167,17 @@ pub struct Flags {
     /// seccomp=FILE|unconfined, apparmor=PROFILE, label=…, no-new-privileges, systempaths=unconfined
     #[arg(long, value_name = "OPT", help_heading = "Isolation")]
     pub security_opt: Vec<String>,
-    /// Device HOST[:CELL[:rwm]]
+    /// Device HOST[:CELL[:rwm]], or a CDI device, as nvidia.com/gpu=0
     #[arg(long, value_name = "HOST[:CELL[:rwm]]", help_heading = "Isolation")]
     pub device: Vec<String>,
     /// Device filter rule, as 'c 1:3 rwm'
     #[arg(long, value_name = "RULE", help_heading = "Isolation")]
     pub device_cgroup_rule: Vec<String>,
+
+    // ---- GPUs ----
+    /// GPUs: all, a count, or device=0,1 | device=GPU-UUID | device=0:1 (MIG); with ,capabilities=…
+    #[arg(long, value_name = "GPUS", help_heading = "GPUs")]
+    pub gpus: Vec<String>,
 
     // ---- Memory ----
     /// Memory limit, as 512m or 4g

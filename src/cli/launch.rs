@@ -11,6 +11,8 @@ use super::people::{Folders, Setting, write_etc};
 use super::{Failure, Globals, log, monitor, units, volume};
 use crate::cell::{self, CreateOptions, RunOptions};
 use crate::cgroup::OomInfo;
+use crate::nvidia::config::Config;
+use crate::nvidia::{inject, select};
 use crate::spec::{edit, load};
 use crate::sys::daemon;
 use crate::{Error, Result};
@@ -88,8 +90,46 @@ pub fn resolve(
     let mut out = spec.clone();
     edit::apply(&mut out, &high.edits)?;
     high.edits.splice(0..0, before);
+    gpus(set, flags, bundle, &mut high, &mut out)?;
     high.warnings.extend(thread_warning(&out, &host));
     Ok((high, out))
+}
+
+/// Adds the GPUs: those of `--gpus` and `--device vendor/class=name`, else those that the configuration
+/// asks for.
+fn gpus(
+    set: &Setting,
+    flags: &Flags,
+    bundle: &Bundle,
+    high: &mut High,
+    spec: &mut Spec,
+) -> Result<()> {
+    let flag = match flags.gpus.as_slice() {
+        [] => None,
+        list => Some(select::from_flag(list, &Config::load(None)?)?),
+    };
+    let names = flags.device.iter().filter(|d| select::qualified(d));
+    let wish = inject::Wish {
+        flag,
+        cdi: names
+            .map(|name| select::CdiName {
+                name: name.clone(),
+                from: format!("--device {name}"),
+            })
+            .collect(),
+        hook: inject::take_hook(spec),
+    };
+    let cell = inject::Cell {
+        rootfs: &bundle.rootfs,
+        state: set.cells.root(),
+        rootless: !nix::unistd::geteuid().is_root(),
+    };
+    let mut found = inject::edits(spec, wish, &cell)?;
+    edit::apply(spec, &found.edits)?;
+    high.edits.append(&mut found.edits);
+    high.warnings.append(&mut found.warnings);
+    high.gpus = found;
+    Ok(())
 }
 
 /// A cell about to be made.
@@ -112,7 +152,7 @@ pub struct Launch<'a> {
     pub keep: bool,
 }
 
-/// Makes what the flags ask for beside the Spec: files of /etc and named volumes. Returns nothing to
+/// Makes what the flags ask for beside the Spec: files of /etc, named volumes, nodes of GPUs. Returns nothing to
 /// undo: the folders are the caller's, volumes stay as Docker's do.
 ///
 /// # Errors
@@ -121,7 +161,8 @@ pub fn furnish(bundle: &Bundle, high: &High, etc: Option<&Path>) -> Result<()> {
     if let Some(dir) = etc {
         write_etc(dir, &high.files)?;
     }
-    volume::make_all(&bundle.rootfs, &high.volumes)
+    volume::make_all(&bundle.rootfs, &high.volumes)?;
+    high.gpus.make_nodes()
 }
 
 impl Launch<'_> {

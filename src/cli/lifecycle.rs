@@ -2,10 +2,12 @@
 
 use super::{Globals, log};
 use crate::cell::{self, CreateOptions, RunOptions, Until, create};
-use crate::spec::load;
+use crate::nvidia::inject;
+use crate::spec::{edit, load};
 use crate::{Error, Result};
 use clap::Args;
-use std::path::PathBuf;
+use oci_spec::runtime::Spec;
+use std::path::{Path, PathBuf};
 
 /// Flags that `create` and `run` share.
 #[derive(Debug, Args)]
@@ -41,11 +43,13 @@ impl Common {
         let text = load::read(&self.bundle)?;
         let loaded = load::parse(&text)?;
         log::warnings(globals, &loaded.warnings);
+        let mut spec = loaded.spec;
+        let edited = gpus(globals, &mut spec, &self.bundle)?;
         Ok(CreateOptions {
             id: self.id,
             bundle: self.bundle,
-            spec: loaded.spec,
-            config: Some(text),
+            spec,
+            config: (!edited).then_some(text),
             console_socket: self.console_socket,
             pidfd_socket: self.pidfd_socket,
             pid_file: self.pid_file,
@@ -56,6 +60,30 @@ impl Common {
             ..CreateOptions::default()
         })
     }
+}
+
+/// Gives the cell the GPUs its configuration asks for, as NVIDIA's runtime does. Returns whether the
+/// configuration was changed.
+fn gpus(globals: &Globals, spec: &mut Spec, bundle: &Path) -> Result<bool> {
+    let hook = inject::take_hook(spec);
+    let Some(root) = spec.root().as_ref() else {
+        return Ok(hook);
+    };
+    let wish = inject::Wish {
+        hook,
+        ..inject::Wish::default()
+    };
+    let store = globals.store();
+    let cell = inject::Cell {
+        rootfs: &bundle.join(root.path()),
+        state: store.root(),
+        rootless: !nix::unistd::geteuid().is_root(),
+    };
+    let found = inject::edits(spec, wish, &cell)?;
+    log::warnings(globals, &found.warnings);
+    edit::apply(spec, &found.edits)?;
+    found.make_nodes()?;
+    Ok(hook || !found.edits.is_empty())
 }
 
 /// `create`

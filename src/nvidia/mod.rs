@@ -14,6 +14,7 @@ pub mod config;
 pub mod elf;
 pub mod files;
 pub mod hook;
+pub mod inject;
 pub mod inventory;
 pub mod ldcache;
 pub mod nodes;

@@ -11,6 +11,7 @@ use super::files::{self, EtcFile};
 use super::mounts::{self, CellIds, NewVolume};
 use super::{Flags, Host, env, invalid, limits, namespaces, security};
 use crate::cli::units::{self, NANO};
+use crate::nvidia::inject::Injection;
 use crate::spec::edit::{Change, Edit, same_path};
 use crate::spec::user::{self, Resolved};
 use crate::{Error, Result};
@@ -48,6 +49,8 @@ pub struct High {
     pub files: Vec<EtcFile>,
     /// Named volumes, to be made if they aren't there.
     pub volumes: Vec<NewVolume>,
+    /// What GPUs need of the host; their edits are among the others.
+    pub gpus: Injection,
 }
 
 /// Raises the flags.

@@ -7,6 +7,7 @@ use oci_spec::runtime::{
 };
 
 use super::{Flags, Host, invalid, profile};
+use crate::nvidia::select;
 use crate::spec::default::seccomp;
 use crate::spec::edit::{Change, DeviceNode, Edit, HostNode};
 use crate::{Error, Result};
@@ -273,7 +274,7 @@ fn device_node(target: PathBuf, path: PathBuf, node: HostNode, permissions: &str
 /// `--device` and `--device-cgroup-rule`.
 pub(super) fn devices(flags: &Flags, host: &dyn Host) -> Result<Vec<Edit>> {
     let mut out = Vec::new();
-    for text in &flags.device {
+    for text in flags.device.iter().filter(|d| !select::qualified(d)) {
         let (from, to, permissions) = device_parts(text)?;
         let reason = format!("--device {text}");
         let gather = |e: Error| {
@@ -328,7 +329,9 @@ fn device_parts(text: &str) -> Result<(PathBuf, PathBuf, String)> {
         _ => return Err(bad(format!("invalid device specification: {text}"))),
     };
     if !from.starts_with('/') && from.contains('=') {
-        return Err(bad("CDI device names are not supported".to_owned()));
+        return Err(bad(format!(
+            "{from} is neither a path nor a CDI device (vendor/class=name)"
+        )));
     }
     if !access(permissions) {
         return Err(bad(format!("bad mode specified: {permissions}")));

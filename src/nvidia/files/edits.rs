@@ -9,7 +9,7 @@ use super::search::Root;
 use super::{DriverFile, DriverFiles, Kind};
 use crate::nvidia::capabilities::Capabilities;
 use crate::nvidia::hook::Work;
-use crate::nvidia::inventory::{Chosen, Host, Inventory, gpu_names};
+use crate::nvidia::inventory::{Chosen, Host, Inventory};
 use crate::nvidia::nodes::{self, Node, State};
 use crate::spec::edit::{ContainerEdits, EditMount};
 use crate::{Error, Result};
@@ -274,44 +274,6 @@ pub fn gpu_edits(
     Ok(edits)
 }
 
-/// Hides the other GPUs' folders of /proc/driver/nvidia/gpus: an empty file system over it, and the
-/// cell's own folders on that. Nothing when the cell has all GPUs, or when the procfs of the inventory is
-/// a stand-in, which no cell sees.
-///
-/// # Errors
-/// procfs can't be read.
-pub fn proc_edits(inv: &Inventory, chosen: &[Chosen]) -> Result<ContainerEdits> {
-    let mut edits = ContainerEdits::default();
-    if inv.host().proc != Path::new("/proc") {
-        return Ok(edits);
-    }
-    let mine = |name: &String| {
-        let bus = name.to_ascii_lowercase();
-        chosen.iter().any(|c| c.gpu.bus == bus)
-    };
-    edits.mounts = hide(gpu_names(inv.host())?, mine);
-    Ok(edits)
-}
-
-fn hide(names: Vec<String>, mine: impl Fn(&String) -> bool) -> Vec<EditMount> {
-    let dir = Path::new("/proc/driver/nvidia/gpus");
-    let (shown, hidden): (Vec<String>, Vec<String>) = names.into_iter().partition(mine);
-    if hidden.is_empty() {
-        return Vec::new();
-    }
-    let over = ["nosuid", "nodev", "noexec", "mode=555", "size=64k"];
-    let mut mounts = vec![EditMount {
-        typ: Some("tmpfs".to_owned()),
-        ..mount("tmpfs".into(), dir.into(), &over)
-    }];
-    for name in shown {
-        let at = dir.join(name);
-        let options = ["ro", "nosuid", "nodev", "noexec", "rbind", "rprivate"];
-        mounts.push(mount(at.clone(), at, &options));
-    }
-    mounts
-}
-
 /// What the `enabled` switches (`NVIDIA_GDS` and its like), MIG control and IMEX channels add.
 ///
 /// # Errors
@@ -351,29 +313,4 @@ pub fn switch_edits(
         }
     }
     Ok(edits)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn other_gpus_are_hidden() {
-        let names = || ["0000:01:00.0", "0000:02:00.0"].map(str::to_owned).to_vec();
-        assert!(hide(names(), |_| true).is_empty());
-        let mounts = hide(names(), |n| n == "0000:02:00.0");
-        let places: Vec<_> = mounts
-            .iter()
-            .map(|m| (m.typ.as_deref(), m.container_path.to_str().unwrap()))
-            .collect();
-        assert_eq!(
-            places,
-            [
-                (Some("tmpfs"), "/proc/driver/nvidia/gpus"),
-                (None, "/proc/driver/nvidia/gpus/0000:02:00.0"),
-            ]
-        );
-        assert_eq!(mounts[1].host_path, mounts[1].container_path);
-        assert_eq!(hide(names(), |_| false).len(), 1);
-    }
 }

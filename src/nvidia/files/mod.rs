@@ -9,7 +9,7 @@ mod search;
 mod stamp;
 mod table;
 
-pub use edits::{Place, gpu_edits, nodes_edits, proc_edits, switch_edits};
+pub use edits::{Place, gpu_edits, nodes_edits, switch_edits};
 pub use stamp::{Stamp, Stamps};
 pub use table::Group;
 
