@@ -8,7 +8,7 @@ struct Runtime {
     name: String,
     path: String,
     env: Vec<(String, String)>,
-    /// Files below its --root that are removed before each command.
+    /// Files that are removed before each command; relative ones are below its --root.
     forget: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ fn once(
         all.extend([r.path.as_str(), "--root", &root, phase]);
         all.extend(words);
         for file in &r.forget {
-            let _ = std::fs::remove_file(format!("{root}/{file}"));
+            let _ = std::fs::remove_file(std::path::Path::new(&root).join(file));
         }
         let s = sample::time(&all, &r.env)?;
         let peak = if memory {

@@ -91,22 +91,29 @@ pub fn all(
     trees: &[Option<OwnedFd>],
     cgroup: &CgroupView,
 ) -> Step {
+    let mut folder = None;
     for (i, step) in steps.iter().enumerate() {
         let given = trees.get(i).and_then(|t| t.as_ref());
         match &step.what {
             MountWhat::Bind { source, recursive } => match given {
-                Some(tree) => bind(root, step, i, tree.as_fd())?,
+                Some(tree) => bind(root, step, i, tree.as_fd(), &mut folder)?,
                 None => {
                     let tree = clone_source(source, *recursive).at(Stage::MountSource, i)?;
-                    bind(root, step, i, tree.as_fd())?;
+                    bind(root, step, i, tree.as_fd(), &mut folder)?;
                 }
             },
             MountWhat::Fs {
                 fstype,
                 params,
                 copy_up,
-            } => new_fs(root, step, i, fstype, params, *copy_up)?,
-            MountWhat::Cgroup => cgroups(root, step, i, cgroup)?,
+            } => {
+                folder = None;
+                new_fs(root, step, i, fstype, params, *copy_up)?;
+            }
+            MountWhat::Cgroup => {
+                folder = None;
+                cgroups(root, step, i, cgroup)?;
+            }
             MountWhat::Remount { params } => remount(root, step, i, params)?,
         }
     }
@@ -121,7 +128,38 @@ fn links(step: &MountStep) -> Links {
     }
 }
 
-fn bind(root: BorrowedFd, step: &MountStep, i: usize, tree: BorrowedFd) -> Step {
+/// The folder of the file that was the target last, not on procfs. Files bound one after the other mostly
+/// share it (a driver has sixty), and binding a file can't cover a folder: it is kept until a step that can.
+struct Folder<'a> {
+    path: &'a [u8],
+    fd: OwnedFd,
+}
+
+/// The target of a file in the folder of the one before, if it lies in that very folder: no link, and
+/// nothing mounted on it. Made where it is missing. None: it has to be looked up from the root.
+fn in_folder(folder: Option<&Folder>, target: &CStr) -> Option<OwnedFd> {
+    let (dir, name) = path::split(target.to_bytes());
+    let folder = folder.filter(|f| f.path == dir)?;
+    let mut buf = [0u8; path::PATH_MAX];
+    let name = path::terminated(&mut buf, name).ok()?;
+    let resolve = fd::RESOLVE_NO_SYMLINKS | fd::RESOLVE_NO_XDEV | fd::RESOLVE_BENEATH;
+    let open = || fd::openat2(folder.fd.as_fd(), name, libc::O_PATH, 0, resolve);
+    match open() {
+        Err(nix::errno::Errno::ENOENT) => {
+            fd::mknodat(folder.fd.as_fd(), name, libc::S_IFREG | 0o644, 0).ok()?;
+            open().ok()
+        }
+        other => other.ok(),
+    }
+}
+
+fn bind<'a>(
+    root: BorrowedFd,
+    step: &'a MountStep,
+    i: usize,
+    tree: BorrowedFd,
+    folder: &mut Option<Folder<'a>>,
+) -> Step {
     let single = matches!(
         step.what,
         MountWhat::Bind {
@@ -156,6 +194,11 @@ fn bind(root: BorrowedFd, step: &MountStep, i: usize, tree: BorrowedFd) -> Step 
         _ => attributes(tree, step, i)?,
     }
     let kind = fd::fstat(tree).at(Stage::MountSource, i)?;
+    if kind.is_dir() {
+        *folder = None;
+    } else if let Some(target) = in_folder(folder.as_ref(), &step.target) {
+        return m::attach(tree, target.as_fd()).at(Stage::MountAttach, i);
+    }
     let target = if kind.is_dir() {
         path::ensure_dir(root, &step.target, links(step))
     } else {
@@ -167,7 +210,24 @@ fn bind(root: BorrowedFd, step: &MountStep, i: usize, tree: BorrowedFd) -> Step 
         return Err(Fault::new(Stage::MountNotProc, i, nix::errno::Errno::EPERM));
     }
     not_in_proc(step, i, target.as_fd())?;
-    m::attach(tree, target.as_fd()).at(Stage::MountAttach, i)
+    m::attach(tree, target.as_fd()).at(Stage::MountAttach, i)?;
+    let (dir, _) = path::split(step.target.to_bytes());
+    if !kind.is_dir() && folder.as_ref().is_none_or(|f| f.path != dir) {
+        *folder = open_folder(root, step);
+    }
+    Ok(())
+}
+
+/// The folder of a step's target, when it can serve the next one: not below a path where links are
+/// refused, not procfs.
+fn open_folder<'a>(root: BorrowedFd, step: &'a MountStep) -> Option<Folder<'a>> {
+    let (path, _) = path::split(step.target.to_bytes());
+    if path.is_empty() || step.no_symlinks || proc_file(step.target.to_bytes()) {
+        return None;
+    }
+    let fd = path::parent(root, path, Links::Follow).ok()?;
+    let magic = fd::fs_magic(fd.as_fd()).ok()?;
+    (magic != PROC_SUPER_MAGIC).then_some(Folder { path, fd })
 }
 
 /// Attributes and propagation of a tree that already exists.

@@ -69,7 +69,11 @@ pub fn lower(
     }
     // What a libc of musl alone never reads is not written.
     if !has_musl || old.is_some() {
-        steps.push(cache(cell, base.unwrap_or_default(), &known)?);
+        let new = cache(base.unwrap_or_default(), &known);
+        // A bundle run in place has it from last time.
+        if old.as_deref() != Some(&new) {
+            steps.push(file(cell, CACHE, new)?);
+        }
         steps.extend(drop_in(cell, &unknown)?);
     }
     Ok(())
@@ -175,7 +179,7 @@ fn names(found: &Found, folder: &Path, known: &mut Vec<Known>) {
     }
 }
 
-fn cache<'a>(cell: &Cell, mut base: Cache<'a>, known: &'a [Known]) -> Result<InRoot> {
+fn cache<'a>(mut base: Cache<'a>, known: &'a [Known]) -> Vec<u8> {
     let entry = |k: &'a Known| Entry {
         name: Cow::Borrowed(k.name.as_bytes()),
         path: Cow::Borrowed(k.path.as_os_str().as_bytes()),
@@ -184,7 +188,7 @@ fn cache<'a>(cell: &Cell, mut base: Cache<'a>, known: &'a [Known]) -> Result<InR
         hwcap: 0,
     };
     base.put_first(known.iter().map(entry).collect());
-    file(cell, CACHE, base.write())
+    base.write()
 }
 
 /// So that a later ldconfig in the cell finds the folders too. Not where nothing reads it, and not in
