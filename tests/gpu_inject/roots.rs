@@ -1,7 +1,7 @@
 //! Roots and namespaces of every kind: read-only, in a user namespace, below a writable layer.
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cell_support::{mounted, sections};
 use crate::fakes::{Fake, VERSION};
 use crate::machine::{Machine, gpu_nodes};
-use crate::support::outcome;
+use crate::support::{GPUCELL, outcome};
 
 /// All of a tree: path, mode, owner, content, times.
 fn snapshot(dir: &Path) -> Vec<String> {
@@ -83,7 +83,6 @@ fn a_user_namespace_gets_the_hosts_nodes() {
     }
     let parent = m.cell.bundle.path();
     for dir in [parent.parent().unwrap(), &parent, m.fake.path()] {
-        use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
     }
     chown(m.cell.bundle.path(), Some(BASE), Some(BASE)).unwrap();
@@ -117,6 +116,58 @@ fn a_user_namespace_gets_the_hosts_nodes() {
     // Ids are mapped: root's files are root's, as far as the file system can.
     assert!(got[1].1.contains(" 0:0 "), "{seen:#?}");
     assert_eq!(got[2].1.trim(), "EPERM 1", "{seen:#?}");
+}
+
+/// Somebody without any privilege: nodes are bound, and those that are missing can't be made.
+#[test]
+fn an_unprivileged_runtime_binds_the_nodes() {
+    const USER: u32 = 65534;
+    let mut m = Machine::new(2);
+    m.env(&["NVIDIA_VISIBLE_DEVICES=1"]);
+    m.edit(|c| {
+        let list = c["linux"]["namespaces"].as_array_mut().unwrap();
+        list.push(json!({"type": "user"}));
+        let map = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
+        c["linux"]["uidMappings"] = map.clone();
+        c["linux"]["gidMappings"] = map;
+        // There is only one group.
+        for mount in c["mounts"].as_array_mut().unwrap() {
+            if let Some(options) = mount["options"].as_array_mut() {
+                options.retain(|o| o != "gid=5");
+            }
+        }
+    });
+    let has = m.nodes(&[1]);
+    let words = m.questions(&has, &[]);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    m.cell.words(&words);
+    let folder = m.cell.outside("programs");
+    let program = folder.join("gpucell");
+    fs::copy(GPUCELL, &program).unwrap();
+    let config = m.file();
+    let top = folder.parent().unwrap().to_owned();
+    for entry in snapshot(&top) {
+        let path = entry.split(' ').next().unwrap();
+        std::os::unix::fs::lchown(path, Some(USER), Some(USER)).unwrap();
+    }
+    fs::set_permissions(m.fake.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |id: &str| {
+        let mut command = Command::new("setpriv");
+        let user = USER.to_string();
+        command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
+        command.arg(&program).arg("--root").arg(top.join("state"));
+        command.args(["run", "--bundle"]).arg(m.cell.bundle.path());
+        outcome(command.arg(id).env("GPUCELL_CONFIG", &config))
+    };
+    let seen = run(&m.cell.id);
+    m.check(&seen, &has, &[]);
+    fs::remove_file(m.fake.path().join("dev/nvidia-uvm")).unwrap();
+    let done = run(&m.cell.id);
+    assert_ne!(done.code, 0, "{done:#?}");
+    assert!(
+        done.err.contains("nvidia-uvm") && done.err.contains("nvidia-modprobe"),
+        "{done:#?}"
+    );
 }
 
 #[test]
