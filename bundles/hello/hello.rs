@@ -25,6 +25,7 @@ stat PATH...           type, mode, uid:gid, size, device number, and a link's ta
 open PATH [r|w|rw]     opens it: `ok`, or the error's name and number, exit 1
 write PATH WORD...     writes the words to a file (made if missing), or the error, exit 1
 mkdir PATH             makes a folder, or the error, exit 1
+mknod PATH MAJOR MINOR makes a character device that all may open, or the error, exit 1
 id                     uid, gid, groups, capabilities, no_new_privs, seccomp, umask, as the kernel has them
 limits                 the cgroup's limits as seen from inside, under the v2 names (v1 is translated)
 cpus                   CPUs this program may run on
@@ -46,10 +47,11 @@ mod cost;
 
 mod sys {
     //! The few calls of libc that std has no word for. Each is a plain C function.
-    use std::ffi::{c_int, c_long};
+    use std::ffi::{c_char, c_int, c_long, c_uint};
 
     unsafe extern "C" {
         pub fn syscall(n: c_long, a: c_long, b: c_long, c: c_long, d: c_long) -> c_long;
+        pub fn mknod(path: *const c_char, mode: c_uint, dev: u64) -> c_int;
         pub safe fn getpid() -> c_int;
         pub safe fn getppid() -> c_int;
         pub safe fn getpgrp() -> c_int;
@@ -154,6 +156,16 @@ fn run(command: &str, rest: &[&str]) -> io::Result<i32> {
             return verdict(&mut out, w);
         }
         "mkdir" => return verdict(&mut out, fs::create_dir(word(rest, 0)?)),
+        "mknod" => {
+            let path = std::ffi::CString::new(word(rest, 0)?)?;
+            let dev = (number(rest, 1)? as u64) << 8 | number(rest, 2)? as u64;
+            // SAFETY: the path is a C string that outlives the call.
+            let made = unsafe { sys::mknod(path.as_ptr(), 0o020_666, dev) };
+            return verdict(
+                &mut out,
+                if made == 0 { Ok(()) } else { Err(io::Error::last_os_error()) },
+            );
+        }
         "id" => write!(out, "{}", identity()?)?,
         "limits" => write!(out, "{}", limits())?,
         "cpus" => writeln!(out, "cpus {}", thread::available_parallelism()?)?,

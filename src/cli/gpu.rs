@@ -160,14 +160,18 @@ impl Holders {
     }
 }
 
-/// Numbers of the character devices in a configuration.
+/// Numbers of the character devices in a configuration: those it makes, and those that a rule allows by
+/// number (their nodes may be bound).
 fn devices(config: &Value) -> Vec<(u64, u64)> {
-    let list = config.pointer("/linux/devices").and_then(Value::as_array);
+    let list = |at| config.pointer(at).and_then(Value::as_array);
+    let list = |at| list(at).into_iter().flatten();
     let number = |d: &Value| {
-        let character = matches!(d.get("type")?.as_str()?, "c" | "u");
+        let denied = d.get("allow").is_some_and(|allow| allow != true);
+        let character = matches!(d.get("type")?.as_str()?, "c" | "u") && !denied;
         character.then(|| Some((d.get("major")?.as_u64()?, d.get("minor")?.as_u64()?)))?
     };
-    list.into_iter().flatten().filter_map(number).collect()
+    let all = list("/linux/devices").chain(list("/linux/resources/devices"));
+    all.filter_map(number).collect()
 }
 
 fn mig_name(gpu: &Device, mig: &Mig) -> String {
@@ -358,8 +362,13 @@ mod tests {
             {"path": "/dev/x", "type": "c", "major": -1, "minor": 1},
             {"path": "/dev/p", "type": "p"},
             7
-        ]}});
-        assert_eq!(devices(&config), [(195, 0)]);
+        ], "resources": {"devices": [
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "access": "m"},
+            {"allow": true, "type": "c", "major": 195, "minor": 2, "access": "rw"},
+            {"allow": false, "type": "c", "major": 195, "minor": 3, "access": "rw"}
+        ]}}});
+        assert_eq!(devices(&config), [(195, 0), (195, 2)]);
         assert_eq!(devices(&json!({"linux": 1})), []);
         let holders = Holders(vec![("a".into(), vec![(195, 0)]), ("b".into(), vec![])]);
         assert_eq!(holders.of(Some(195), 0), ["a"]);

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Hook, LinuxNamespaceType, Mount, Spec};
 
 use super::cache::Driver;
 use super::cdi;
@@ -172,7 +172,36 @@ pub fn edits(spec: &Spec, wish: Wish, cell: &Cell) -> Result<Injection> {
         Asked::Driver(request) => out.driver(spec, &request, explicit, &config, cell)?,
     }
     out.cdi(spec, names, &config, cell)?;
+    if cell.rootless || new_user_namespace(spec) {
+        bind_elsewhere(&mut out.edits)?;
+    }
     Ok(out)
+}
+
+/// Where nodes can't be made the engine binds the host's of the same path. One that lies elsewhere on
+/// the host (a driver in a container has a /dev of its own) becomes a bind mount, with its rule.
+fn bind_elsewhere(edits: &mut Vec<Edit>) -> Result<()> {
+    let mut rules = Vec::new();
+    for edit in &mut *edits {
+        let Change::Device(node) = &edit.change else {
+            continue;
+        };
+        let Some(host) = node.host_path.clone().filter(|h| *h != node.path) else {
+            continue;
+        };
+        let rule = node.rule()?;
+        rules.extend(rule.map(|r| Edit::new(&edit.reason, Change::DeviceRule(r))));
+        let mut mount = Mount::default();
+        let options = ["bind", "rprivate", "nosuid", "noexec"].map(str::to_owned);
+        mount
+            .set_destination(node.path.clone())
+            .set_source(Some(host))
+            .set_typ(Some("bind".to_owned()))
+            .set_options(Some(options.to_vec()));
+        edit.change = Change::Mount(mount);
+    }
+    edits.append(&mut rules);
+    Ok(())
 }
 
 fn unmount(edits: &mut Vec<Edit>, mounts: &[PathBuf]) {

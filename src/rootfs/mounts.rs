@@ -8,6 +8,7 @@ use crate::plan::{MountStep, MountWhat};
 use crate::spec::lower::proc_file;
 use crate::sys::mount::{self as m, MountAttr};
 use crate::sys::{Sys, fd};
+use nix::errno::Errno;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -64,7 +65,11 @@ pub fn open_trees(
             if step.idmap.is_none() && !in_userns {
                 return Ok(None);
             }
-            let tree = clone_source(source, *recursive).at(Stage::MountSource, i)?;
+            let tree = match clone_source(source, *recursive) {
+                // A caller without privileges: the child has them, in its own namespaces.
+                Err(Errno::EPERM) if step.idmap.is_none() => return Ok(None),
+                other => other.at(Stage::MountSource, i)?,
+            };
             if let Some(map) = &step.idmap {
                 let ns = userns(&map.maps).at(Stage::MountAttr, i)?;
                 let attr = MountAttr {

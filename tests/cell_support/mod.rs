@@ -167,6 +167,10 @@ impl Cell {
             .flatten()
             .flatten()
         {
+            // What the driver has, kept for the next cell.
+            if e.file_name() == "nvidia.cache" {
+                continue;
+            }
             // Folders that cells share (`.etc`) may stay, but nothing in them.
             let shared = e.file_name().to_string_lossy().starts_with('.');
             if !shared || fs::read_dir(e.path()).is_ok_and(|mut d| d.next().is_some()) {

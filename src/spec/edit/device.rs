@@ -30,22 +30,39 @@ pub(super) fn add_device(spec: &mut Spec, node: &DeviceNode) -> Result<()> {
     let devices = linux.devices_mut().get_or_insert_with(Vec::new);
     devices.retain(|d| !same_path(d.path(), &node.path));
     devices.push(device.clone());
-    let access = match node.permissions.as_deref() {
-        // CDI 1.1, `permissions`: the node is there, but no rule lets the cell use it.
-        Some("none") => return Ok(()),
-        None | Some("") => "rwm",
-        Some(access) => access,
-    };
-    if matches!(device.typ(), LinuxDeviceType::B | LinuxDeviceType::C) {
-        let mut rule = LinuxDeviceCgroup::default();
-        rule.set_allow(true)
-            .set_typ(Some(device.typ()))
-            .set_major(Some(device.major()))
-            .set_minor(Some(device.minor()))
-            .set_access(Some(access.to_owned()));
+    if let Some(rule) = rule(node, &device) {
         add_rule(linux, rule);
     }
     Ok(())
+}
+
+impl DeviceNode {
+    /// The device-cgroup rule that lets a cell use the node; none when it says so, or is no device.
+    ///
+    /// # Errors
+    /// Its numbers are the host node's, which can't be read.
+    pub fn rule(&self) -> Result<Option<LinuxDeviceCgroup>> {
+        Ok(rule(self, &resolve_node(self)?))
+    }
+}
+
+fn rule(node: &DeviceNode, device: &LinuxDevice) -> Option<LinuxDeviceCgroup> {
+    let access = match node.permissions.as_deref() {
+        // CDI 1.1, `permissions`: the node is there, but no rule lets the cell use it.
+        Some("none") => return None,
+        None | Some("") => "rwm",
+        Some(access) => access,
+    };
+    if !matches!(device.typ(), LinuxDeviceType::B | LinuxDeviceType::C) {
+        return None;
+    }
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(true)
+        .set_typ(Some(device.typ()))
+        .set_major(Some(device.major()))
+        .set_minor(Some(device.minor()))
+        .set_access(Some(access.to_owned()));
+    Some(rule)
 }
 
 /// The last rule that matches decides, so a rule that stands already is moved to the end.
