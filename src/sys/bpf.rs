@@ -235,7 +235,7 @@ pub fn instructions(program: &OwnedFd) -> io::Result<Vec<Insn>> {
     // struct bpf_prog_info: xlated_prog_len at 20, xlated_prog_insns at 32, nr_map_ids at 52.
     let info = |insns: &mut [Insn]| -> io::Result<(usize, bool, u32)> {
         let mut info = [0u64; 10];
-        info[2] = pair(0, (insns.len() * size_of::<Insn>()) as u32);
+        info[2] = pair(0, size_of_val(insns) as u32);
         info[4] = insns.as_mut_ptr() as u64;
         Attr::new()
             .fd(0, program.as_fd())
