@@ -1,8 +1,9 @@
-//! The three bundles that runtimes are compared on.
+//! The bundles that runtimes are compared on.
 //!
 //! minimal: what a runtime cannot do without. docker: what dockerd hands a runtime for `docker run`
 //! with no flags (six namespaces, twelve mounts, fourteen capabilities, masked paths, the device list,
 //! a seccomp profile). gpu: that, with the files and nodes of a driver: 30 read-only binds, 6 nodes.
+//! asks: docker, whose environment asks for all GPUs and all of the driver.
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -29,7 +30,7 @@ pub fn make(dir: &Path, program: &Path) -> Result<(), String> {
         move |e: std::io::Error| format!("{what}: {e}")
     };
     let host = dir.join("host");
-    for name in ["minimal", "docker", "gpu"] {
+    for name in ["minimal", "docker", "gpu", "asks"] {
         let root = dir.join(name).join("rootfs");
         for sub in ["bin", "dev", "proc", "sys", "tmp", "etc", "usr/lib/driver"] {
             fs::create_dir_all(root.join(sub)).map_err(io(&root))?;
@@ -130,11 +131,15 @@ fn json(name: &str, host: &Path) -> String {
     } else {
         String::new()
     };
+    let env = match name {
+        "asks" => r#","NVIDIA_VISIBLE_DEVICES=all","NVIDIA_DRIVER_CAPABILITIES=all""#,
+        _ => "",
+    };
     let hostname = if full { r#""hostname":"bench","# } else { "" };
     // 1.0.2: the newest version that all the peers of Debian 12 accept.
     format!(
         r#"{{"ociVersion":"1.0.2", {hostname} "root":{{"path":"rootfs","readonly":false}},
-  "process":{{"terminal":false,"user":{{"uid":0,"gid":0}},"args":["/bin/true"],"env":["PATH=/bin"],{process}"cwd":"/"}},
+  "process":{{"terminal":false,"user":{{"uid":0,"gid":0}},"args":["/bin/true"],"env":["PATH=/bin"{env}],{process}"cwd":"/"}},
   "mounts":[{}],
   "linux":{{{linux}
     "cgroupsPath":"/gpucell-test-bench", "namespaces":{namespaces}}}}}

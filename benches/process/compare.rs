@@ -8,6 +8,8 @@ struct Runtime {
     name: String,
     path: String,
     env: Vec<(String, String)>,
+    /// Files below its --root that are removed before each command.
+    forget: Vec<String>,
 }
 
 #[derive(Default)]
@@ -32,7 +34,7 @@ struct Table {
 }
 
 /// --rounds N --phases run,create,... --bundles minimal,... --dir DIR --state DIR
-/// --usage PROGRAM --format table|json|line [--env NAME:KEY=VALUE] NAME=PATH...
+/// --usage PROGRAM --format table|json|line [--env NAME:KEY=VALUE] [--forget NAME:FILE] NAME=PATH...
 pub fn run(args: &[&str]) -> Result<(), String> {
     let o = options(args)?;
     sample::adopt_orphans();
@@ -106,6 +108,9 @@ fn once(
         };
         all.extend([r.path.as_str(), "--root", &root, phase]);
         all.extend(words);
+        for file in &r.forget {
+            let _ = std::fs::remove_file(format!("{root}/{file}"));
+        }
         let s = sample::time(&all, &r.env)?;
         let peak = if memory {
             std::fs::read_to_string(&file).unwrap_or_default()
@@ -137,6 +142,7 @@ fn options(args: &[&str]) -> Result<Options, String> {
         ..Options::default()
     };
     let mut env: Vec<(String, String, String)> = Vec::new();
+    let mut forget: Vec<(String, String)> = Vec::new();
     let list = |v: &str| {
         v.split(',')
             .filter(|w| !w.is_empty())
@@ -162,6 +168,11 @@ fn options(args: &[&str]) -> Result<Options, String> {
                 let (k, v) = pair.split_once('=').ok_or("--env needs NAME:KEY=VALUE")?;
                 env.push((name.into(), k.into(), v.into()));
             }
+            "--forget" => {
+                let v = value()?;
+                let (name, file) = v.split_once(':').ok_or("--forget needs NAME:FILE")?;
+                forget.push((name.into(), file.into()));
+            }
             _ => {
                 i -= 1;
                 let (name, path) = word.split_once('=').ok_or(format!("no option '{word}'"))?;
@@ -169,6 +180,7 @@ fn options(args: &[&str]) -> Result<Options, String> {
                     name: name.into(),
                     path: path.into(),
                     env: Vec::new(),
+                    forget: Vec::new(),
                 });
             }
         }
@@ -179,6 +191,8 @@ fn options(args: &[&str]) -> Result<Options, String> {
             .filter(|e| e.0 == r.name)
             .map(|e| (e.1.clone(), e.2.clone()))
             .collect();
+        let files = forget.iter().filter(|f| f.0 == r.name);
+        r.forget = files.map(|f| f.1.clone()).collect();
     }
     if o.rounds == 0 || o.runtimes.is_empty() {
         return Err("there is nothing to compare".into());

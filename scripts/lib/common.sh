@@ -87,3 +87,15 @@ gpucell_program() {
     say "$release"
   fi
 }
+
+# fake_driver_program: the program that lays down a driver that isn't there (tests/fakes), static.
+fake_driver_program() {
+  local out=$TARGET_DIR/fake-driver src=$REPO/tests/fakes
+  if [ ! "$out" -nt "$src/driver.rs" ] || [ ! "$out" -nt "$src/fake_driver.rs" ]; then
+    need_rust >&2
+    mkdir -p "$TARGET_DIR"
+    rustc --edition 2024 -C target-feature=+crt-static -o "$out.$$" "$src/fake_driver.rs" >&2
+    mv "$out.$$" "$out"
+  fi
+  say "$out"
+}

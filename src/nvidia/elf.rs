@@ -295,18 +295,14 @@ fn file_name(text: &[u8]) -> Option<String> {
     plain.then(|| name.to_owned())
 }
 
-/// pread(2) until the buffer is full or the file ends.
+/// pread(2); a regular file gives less than asked only at its end.
 fn read_some(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut have = 0;
-    while have < buf.len() {
-        match file.read_at(&mut buf[have..], at + have as u64) {
-            Ok(0) => break,
-            Ok(n) => have += n,
+    loop {
+        match file.read_at(buf, at) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+            other => return other,
         }
     }
-    Ok(have)
 }
 
 #[cfg(test)]

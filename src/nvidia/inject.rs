@@ -365,15 +365,15 @@ mod tests {
     fn a_cell_that_asks_for_nothing_is_left_alone() {
         let rows = [
             (
-                r#"{"ociVersion":"1.2.0","process":{"cwd":"/","env":["PATH=/bin","NVIDIA_REQUIRE_CUDA=x"]}}"#,
+                r#"{"ociVersion":"1.2.0","process":{"cwd":"/","user":{"uid":0,"gid":0},"env":["PATH=/bin","NVIDIA_REQUIRE_CUDA=x"]}}"#,
                 false,
             ),
             (
-                r#"{"ociVersion":"1.2.0","process":{"cwd":"/","env":["NVIDIA_VISIBLE_DEVICES="]}}"#,
+                r#"{"ociVersion":"1.2.0","process":{"cwd":"/","user":{"uid":0,"gid":0},"env":["NVIDIA_VISIBLE_DEVICES="]}}"#,
                 true,
             ),
             (
-                r#"{"ociVersion":"1.2.0","process":{"cwd":"/","env":["CUDA_VERSION=12.4"]}}"#,
+                r#"{"ociVersion":"1.2.0","process":{"cwd":"/","user":{"uid":0,"gid":0},"env":["CUDA_VERSION=12.4"]}}"#,
                 true,
             ),
             (

@@ -122,7 +122,14 @@ fn links(step: &MountStep) -> Links {
 }
 
 fn bind(root: BorrowedFd, step: &MountStep, i: usize, tree: BorrowedFd) -> Step {
-    if step.propagation.is_empty() {
+    let single = matches!(
+        step.what,
+        MountWhat::Bind {
+            recursive: false,
+            ..
+        }
+    );
+    if step.propagation.is_empty() && !single {
         // Else what is mounted in the cell below it would show up on the host.
         let private = MountAttr {
             propagation: libc::MS_PRIVATE,
@@ -130,7 +137,24 @@ fn bind(root: BorrowedFd, step: &MountStep, i: usize, tree: BorrowedFd) -> Step 
         };
         m::setattr(tree, true, &private).at(Stage::MountAttr, i)?;
     }
-    attributes(tree, step, i)?;
+    match (
+        single,
+        step.rec_set | step.rec_clr,
+        step.propagation.as_slice(),
+    ) {
+        // One mount: its attributes and its propagation in one call, private unless told otherwise.
+        (true, 0, [] | [_]) => {
+            let flags = step.propagation.first().unwrap_or(&libc::MS_PRIVATE);
+            let attr = MountAttr {
+                set: step.set,
+                clr: step.clr,
+                propagation: flags & !libc::MS_REC,
+                ..MountAttr::default()
+            };
+            m::setattr(tree, false, &attr).at(Stage::MountAttr, i)?;
+        }
+        _ => attributes(tree, step, i)?,
+    }
     let kind = fd::fstat(tree).at(Stage::MountSource, i)?;
     let target = if kind.is_dir() {
         path::ensure_dir(root, &step.target, links(step))

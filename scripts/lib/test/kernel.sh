@@ -1,17 +1,18 @@
-# Part `kernel`: the cell_*, attack_* and gpu_* tests as root, on this machine's own kernel and cgroup layout.
+# Part `kernel`: the cell_* and attack_* tests as root, on this machine's own kernel and cgroup layout;
+# those of GPUs are a part of their own.
 
 part_kernel() {
   local name before=$LOGS/kernel-before after=$LOGS/kernel-after mode
   need_root "the kernel tests make cells"
   build_tests || return 0
   "$REPO/scripts/bundle" hello
-  need_debs umoci skopeo docker-registry musl-tools
+  need_debs umoci skopeo docker-registry
   mode="hybrid or v1 cgroups: $(awk '!/^#/ && $2 != 0 { print $1 }' /proc/cgroups | paste -sd' ') on v1"
   [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ] || mode="pure cgroup v2: $(</sys/fs/cgroup/cgroup.controllers)"
   say "  on this machine, kernel $(uname -r), $mode"
   traces > "$before"
   cd "$REPO"
-  for name in $(program_names 'cell_|attack_|gpu_'); do
+  for name in $(program_names 'cell_|attack_' | grep -v ^attack_nvidia_); do
     tests "$name" timeout -k 10 900 "$(program_path "$name")" --quiet
   done
   check miniconda-image env GPUCELL="$(programs debug)/gpucell" scripts/lib/check-miniconda-image

@@ -28,8 +28,9 @@ pub enum Place {
     },
 }
 
-/// Files: what the driver writes on a host stays the host's.
-const FILE: [&str; 5] = ["ro", "nosuid", "nodev", "rbind", "rprivate"];
+/// Files: what the driver writes on a host stays the host's. Nothing is mounted on a file's own mount, so
+/// there is nothing to recurse into.
+const FILE: [&str; 5] = ["ro", "nosuid", "nodev", "bind", "private"];
 /// Sockets and what is like them: connecting needs write access.
 const SOCKET: [&str; 5] = ["nosuid", "nodev", "noexec", "rbind", "rprivate"];
 

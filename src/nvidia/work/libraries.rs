@@ -45,7 +45,7 @@ pub fn lower(
     let mut unknown: Vec<PathBuf> = compat.map(Path::to_owned).into_iter().collect();
     let mut all: Vec<PathBuf> = unknown.clone();
     for folder in list {
-        let folder = normal(folder);
+        let folder = normal(folder).into_owned();
         if all.contains(&folder) {
             continue;
         }

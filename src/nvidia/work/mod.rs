@@ -11,11 +11,13 @@ mod libraries;
 
 use super::hook::{self, Work};
 use crate::plan::{How, InRoot, InRootPlan, OwnPath};
+use crate::spec::edit::is_plain;
 use crate::spec::lower::cstr;
 use crate::sys::fd;
 use crate::{Error, Result};
 use oci_spec::runtime::Spec;
-use std::ffi::CString;
+use std::borrow::Cow;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
@@ -180,7 +182,8 @@ impl Cell<'_> {
     }
 
     fn is_mount_point(&self, path: &Path) -> bool {
-        self.mounts().any(|m| normal(m.destination()) == path)
+        self.mounts()
+            .any(|m| normal(m.destination()).as_os_str() == path.as_os_str())
     }
 
     fn mounts(&self) -> impl DoubleEndedIterator<Item = &oci_spec::runtime::Mount> {
@@ -191,7 +194,7 @@ impl Cell<'_> {
     fn mount_of(&self, path: &Path) -> Option<&oci_spec::runtime::Mount> {
         self.mounts()
             .rev()
-            .find(|m| path.starts_with(normal(m.destination())))
+            .find(|m| below(path, &normal(m.destination())).is_some())
     }
 
     /// Opens a file of the image for reading, if it is a regular one. A FIFO or device is not waited
@@ -242,7 +245,10 @@ impl Cell<'_> {
 
 /// Without `.`, `..` and double slashes, and absolute: what a mount's destination is compared by. Links
 /// are resolved by the child.
-fn normal(path: &Path) -> PathBuf {
+fn normal(path: &Path) -> Cow<'_, Path> {
+    if is_plain(path) {
+        return Cow::Borrowed(path);
+    }
     let mut out = PathBuf::from("/");
     for part in path.components() {
         match part {
@@ -253,7 +259,18 @@ fn normal(path: &Path) -> PathBuf {
             _ => {}
         }
     }
-    out
+    Cow::Owned(out)
+}
+
+/// What of a normal path lies below another; empty when they are the same.
+fn below<'a>(path: &'a Path, above: &Path) -> Option<&'a Path> {
+    let (path, above) = (path.as_os_str(), above.as_os_str());
+    let rest = path.as_bytes().strip_prefix(above.as_bytes())?;
+    if above == "/" || rest.is_empty() {
+        return Some(Path::new(OsStr::from_bytes(rest)));
+    }
+    let rest = rest.strip_prefix(b"/")?;
+    Some(Path::new(OsStr::from_bytes(rest)))
 }
 
 /// Where a path may be changed: in the root, or in a tmpfs of the cell's own.
@@ -263,7 +280,7 @@ fn own(cell: &Cell, path: &Path) -> Result<OwnPath> {
         .filter(|m| m.typ().as_deref() == Some("tmpfs"))
     {
         let point = normal(mount.destination());
-        if let Ok(rest) = path.strip_prefix(&point) {
+        if let Some(rest) = below(path, &point) {
             return Ok(OwnPath {
                 within: Some(c_path(&point)?),
                 path: c_path(&Path::new("/").join(rest))?,

@@ -14,7 +14,11 @@ impl fmt::Display for Change {
             Change::Env(pair) => write!(f, "+ env {pair}"),
             Change::Device(node) => device(f, node),
             Change::Mount(m) => mount(f, m),
-            Change::Hook { stage, hook } => write!(f, "+ hook {stage:?} {}", hook.path().display()),
+            Change::Hook { stage, hook } => {
+                write!(f, "+ hook {stage:?} {}", hook.path().display())?;
+                let mut words = hook.args().iter().flatten().skip(1);
+                words.try_for_each(|word| write!(f, " {word}"))
+            }
             Change::IntelRdt(_) => f.write_str("= intelRdt"),
             Change::AdditionalGids(gids) => write!(f, "+ groups {gids:?}"),
             Change::NetDevice(dev) => write!(f, "+ net device {}", dev.host_interface_name),
