@@ -11,7 +11,7 @@ use oci_spec::runtime::{LinuxIntelRdt, LinuxNetDevice};
 use std::ffi::CString;
 
 /// Everything one cell needs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// Namespaces made and joined.
     pub namespaces: Namespaces,
@@ -145,7 +145,7 @@ impl IdMaps {
 }
 
 /// The root file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RootPlan {
     /// Absolute path of the directory that becomes `/`.
     pub path: CString,

@@ -228,7 +228,7 @@ fn await_go(init: &Init, host_pid: &mut i32) -> Step {
 }
 
 /// Root of the user namespace, whatever the ids were outside.
-fn become_root() -> Sys<()> {
+pub(super) fn become_root() -> Sys<()> {
     match cred::set_groups(&[]) {
         // Denied in a namespace mapped without privileges.
         Ok(()) | Err(Errno::EPERM) => {}

@@ -9,6 +9,7 @@ pub mod create;
 pub mod fault;
 pub mod hooks;
 mod host_parts;
+pub mod live;
 pub mod ops;
 pub mod run;
 pub mod spawn;

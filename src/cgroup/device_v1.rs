@@ -4,7 +4,7 @@
 //! controller can't express: it holds one default and exceptions to it, and an exception can
 //! have no exception of its own.
 
-use super::device::{ALL, KindTable, MKNOD, READ, Table, WRITE};
+use super::device::{ALL, DeviceRule, Kind, KindTable, MKNOD, READ, Table, WRITE};
 use super::limits::{Need, Write};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -44,6 +44,21 @@ pub(crate) fn lower(table: &Table) -> Result<Vec<Write>> {
         }
     }
     Ok(out)
+}
+
+/// One rule as lines for devices.allow or devices.deny. A rule for both kinds is two lines: the
+/// kernel takes `a` for all devices, whatever numbers stand behind it.
+pub(super) fn rule_lines(rule: &DeviceRule) -> Vec<String> {
+    let kinds: &[char] = match rule.kind {
+        Kind::All => &['b', 'c'],
+        Kind::Block => &['b'],
+        Kind::Char => &['c'],
+    };
+    let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
+    let (major, minor) = (number(rule.major), number(rule.minor));
+    let access = rwm(rule.access);
+    let line = |letter: &char| format!("{letter} {major}:{minor} {access}");
+    kinds.iter().map(line).collect()
 }
 
 fn line(allow: bool, value: String) -> Write {
@@ -137,6 +152,14 @@ mod tests {
         let list = lower(&Table::new(rules)).ok()?;
         let show = |w: &Write| format!("{} {}", w.file.trim_start_matches("devices."), w.value);
         Some(list.iter().map(show).collect())
+    }
+
+    #[test]
+    fn single_rules_never_mean_all_devices() {
+        let gpu = rule(true, Kind::Char, Some(195), Some(0), READ | WRITE);
+        assert_eq!(rule_lines(&gpu), ["c 195:0 rw"]);
+        let both = rule(true, Kind::All, Some(8), None, ALL);
+        assert_eq!(rule_lines(&both), ["b 8:* rwm", "c 8:* rwm"]);
     }
 
     #[test]

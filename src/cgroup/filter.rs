@@ -119,6 +119,18 @@ const MAX_INSNS: usize = 32_000;
 /// # Errors
 /// [`Error::Unsupported`] when the list has too many different devices (over 32,000).
 pub fn compile(table: &Table) -> Result<Vec<Insn>> {
+    assemble(
+        table,
+        &[
+            Insn::new(MOV32_K, R_VERDICT, 0, 0, 0),
+            Insn::new(EXIT, 0, 0, 0, 0),
+        ],
+    )
+}
+
+/// The program for a table, which goes on with `otherwise` where the table does not grant all that is
+/// asked for. `otherwise` finds its argument where the kernel puts it, in r1.
+fn assemble(table: &Table, otherwise: &[Insn]) -> Result<Vec<Insn>> {
     let entries: usize = [&table.chars, &table.blocks]
         .iter()
         .map(|t| t.exact.len() + t.majors.len() + t.minors.len())
@@ -130,7 +142,7 @@ pub fn compile(table: &Table) -> Result<Vec<Insn>> {
         ));
     }
     let mut asm = Asm {
-        code: Vec::with_capacity(entries + 32),
+        code: Vec::with_capacity(entries + 32 + otherwise.len()),
         jumps: Vec::with_capacity(entries + 32),
     };
     asm.op(LDX_W, R_ACCESS, R_CTX, CTX_ACCESS, 0);
@@ -155,11 +167,13 @@ pub fn compile(table: &Table) -> Result<Vec<Insn>> {
             asm.jump(JA, 0, 0, Label::Grant(ALL));
         }
     }
-    for (access, verdict) in [(ALL, 1), (0, 0)] {
-        if asm.land(Label::Grant(access)) {
-            asm.op(MOV32_K, R_VERDICT, 0, 0, verdict);
-            asm.op(EXIT, 0, 0, 0, 0);
-        }
+    if asm.land(Label::Grant(ALL)) {
+        asm.op(MOV32_K, R_VERDICT, 0, 0, 1);
+        asm.op(EXIT, 0, 0, 0, 0);
+    }
+    // The verifier refuses what nothing leads to.
+    if asm.land(Label::Grant(0)) {
+        asm.code.extend_from_slice(otherwise);
     }
     Ok(asm.code)
 }
@@ -187,6 +201,28 @@ pub fn replace(group: BorrowedFd<'_>, name: &str, program: &[Insn]) -> Result<()
     // More than one of ours means that an update was cut off; the newest says it all.
     for extra in old.iter().skip(1) {
         bpf::detach_device(group, extra.as_fd()).map_err(step)?;
+    }
+    Ok(())
+}
+
+/// Puts a table ahead of every program attached to a group, whoever made it: what the table grants is
+/// granted, all else is decided as before. Each program is replaced in one step. A group without
+/// programs denies nothing and stays as it is.
+///
+/// All programs of a group must allow an access, so that when a later one can't be replaced the devices
+/// are denied as before.
+///
+/// # Errors
+/// Names the group, and why a program can't be read or replaced (see [`bpf::instructions`]).
+pub(super) fn put_ahead(group: BorrowedFd<'_>, name: &str, table: &Table) -> Result<()> {
+    let step = |what: &'static str| {
+        move |e: io::Error| Error::step(what, format!("device filter of cgroup {name}"), e)
+    };
+    for id in bpf::query_device(group).map_err(step("look at"))? {
+        let old = bpf::program_by_id(id).map_err(step("open"))?;
+        let insns = bpf::instructions(&old).map_err(step("read"))?;
+        let new = load(name, &assemble(table, &insns)?)?;
+        bpf::attach_device(group, new.as_fd(), Some(old.as_fd())).map_err(step("replace"))?;
     }
     Ok(())
 }

@@ -171,3 +171,35 @@ fn too_many_devices_are_refused() {
     };
     assert!(compile(&table).is_err());
 }
+
+#[test]
+fn a_table_ahead_only_adds() {
+    let old = [
+        rule(true, Kind::All, None, None, MKNOD),
+        rule(true, Kind::Char, Some(1), Some(3), ALL),
+        rule(true, Kind::Char, Some(195), Some(255), READ),
+    ];
+    let ahead = [
+        rule(true, Kind::Char, Some(195), Some(0), READ | WRITE),
+        rule(true, Kind::Char, Some(195), Some(255), READ | WRITE),
+        rule(true, Kind::Block, Some(5), None, READ),
+    ];
+    let old_program = compile(&Table::new(&old)).unwrap();
+    let program = bytes(&assemble(&Table::new(&ahead), &old_program).unwrap());
+    let vm = rbpf::EbpfVmRaw::new(Some(&program)).expect("valid program");
+    for kind in [Kind::Block, Kind::Char] {
+        for (major, minor) in MAJORS.into_iter().flat_map(|a| MINORS.map(|i| (a, i))) {
+            for access in 1..=ALL {
+                let by = |rules: &[DeviceRule]| {
+                    access & !evaluate(rules, kind, Some(major), Some(minor)) == 0
+                };
+                let got = run(&vm, kind, major, minor, access);
+                assert_eq!(
+                    got,
+                    by(&ahead) || by(&old),
+                    "{kind:?} {major}:{minor} {access}"
+                );
+            }
+        }
+    }
+}

@@ -18,6 +18,7 @@ mod dir;
 mod filter;
 pub mod host;
 mod limits;
+mod live;
 mod oom;
 mod path;
 mod plan;
@@ -31,6 +32,7 @@ pub use device::{
 };
 pub use filter::{compile as compile_filter, count as count_filters};
 pub use host::{Host, MOUNT, Mode, V1Mount};
+pub use live::allow_devices;
 pub use oom::{OomInfo, hopeless, too_low};
 pub use path::SystemdPath;
 pub use plan::{CgroupPlan, Driver, Request, plan, plan_on};

@@ -118,6 +118,7 @@ fn gpus(
             })
             .collect(),
         hook: inject::take_hook(spec),
+        ..inject::Wish::default()
     };
     let cell = inject::Cell {
         rootfs: &bundle.rootfs,

@@ -19,6 +19,7 @@ mod lifecycle;
 mod log;
 mod logs;
 mod monitor;
+mod nvidia_hook;
 mod out;
 mod people;
 pub mod pull;
@@ -139,6 +140,9 @@ const RUNC_RUN: &str = "run-bundle";
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> i32 {
     let args: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = nvidia_hook::by_name(&args) {
+        return code;
+    }
     if matches!(
         args.get(1).and_then(|a| a.to_str()),
         Some("--version" | "-V" | "version")

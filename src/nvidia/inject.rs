@@ -33,6 +33,8 @@ pub struct Wish {
     pub cdi: Vec<CdiName>,
     /// The configuration held NVIDIA's own hook ([`take_hook`]): its environment is the user's word.
     pub hook: bool,
+    /// Our configuration file, where it isn't the one that [`Config::load`] finds by itself.
+    pub config: Option<PathBuf>,
 }
 
 /// The cell that gets them.
@@ -140,7 +142,7 @@ pub fn edits(spec: &Spec, wish: Wish, cell: &Cell) -> Result<Injection> {
     if !explicit && wish.cdi.is_empty() && !may_ask(spec) {
         return Ok(Injection::default());
     }
-    let config = Config::load(None)?;
+    let config = Config::load(wish.config.as_deref())?;
     let asked = match &wish.flag {
         Some(flag) => flag.asked(spec, &config)?,
         None => select::asked(spec, &config)?,

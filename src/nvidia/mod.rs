@@ -17,6 +17,7 @@ pub mod hook;
 pub mod inject;
 pub mod inventory;
 pub mod ldcache;
+pub mod live;
 pub mod nodes;
 pub mod require;
 pub mod select;

@@ -225,3 +225,51 @@ pub fn program_is_named(program: &OwnedFd, name: &CStr) -> io::Result<bool> {
     want[..n].copy_from_slice(&name[..n]);
     Ok(found == want)
 }
+
+/// The instructions of a loaded program, as the kernel keeps them after its verifier.
+///
+/// # Errors
+/// EPERM when the kernel doesn't show them (no CAP_SYS_ADMIN, or constants are blinded), ENOTSUP when
+/// they can't be loaded again: they refer to maps. Else the errno of bpf(2).
+pub fn instructions(program: &OwnedFd) -> io::Result<Vec<Insn>> {
+    // struct bpf_prog_info: xlated_prog_len at 20, xlated_prog_insns at 32, nr_map_ids at 52.
+    let info = |insns: &mut [Insn]| -> io::Result<(usize, bool, u32)> {
+        let mut info = [0u64; 10];
+        info[2] = pair(0, size_of_val(insns) as u32);
+        info[4] = insns.as_mut_ptr() as u64;
+        Attr::new()
+            .fd(0, program.as_fd())
+            .u32(4, size_of_val(&info) as u32)
+            .u64(8, info.as_mut_ptr() as u64)
+            .call(BPF_OBJ_GET_INFO_BY_FD)?;
+        let (_, bytes) = halves(info[2]);
+        let (_, maps) = halves(info[6]);
+        Ok((bytes as usize / size_of::<Insn>(), info[4] != 0, maps))
+    };
+    let (count, _, maps) = info(&mut [])?;
+    if maps != 0 {
+        return Err(io::Error::from_raw_os_error(libc::ENOTSUP));
+    }
+    let mut insns = vec![Insn::new(0, 0, 0, 0, 0); count];
+    let (again, shown, _) = info(&mut insns)?;
+    if count == 0 || again != count || !shown {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    Ok(insns)
+}
+
+/// Two 32-bit fields that stand beside each other in a struct, as the word that holds them.
+fn pair(first: u32, second: u32) -> u64 {
+    let mut word = [0; 8];
+    word[..4].copy_from_slice(&first.to_ne_bytes());
+    word[4..].copy_from_slice(&second.to_ne_bytes());
+    u64::from_ne_bytes(word)
+}
+
+fn halves(word: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    (
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+    )
+}

@@ -70,3 +70,45 @@ fn access_kinds_are_told_apart() {
     assert_eq!(cell.mknod(&nodes.path("new"), 1, 3), 0);
     cell.remove();
 }
+
+/// Devices are added ahead of the programs that are attached, once and again.
+#[test]
+fn devices_are_added_to_a_living_group() {
+    if host().v2.is_none() {
+        return println!("mode v1: not run");
+    }
+    let nodes = Nodes::new("live");
+    let gpu = nodes.make("gpu", 195, 0);
+    let other = nodes.make("other", 195, 1);
+    let null = nodes.make("null", 1, 3);
+    let cell = TestCell::new("live", r#"{"devices":[{"allow":false,"access":"rwm"}]}"#);
+    let mut one = cell.spawn("sleep", "");
+    let pid = one.id() as i32;
+    // The shell has joined once it has become the program.
+    let joined = || cell.state().procs(false).unwrap().contains(&pid);
+    while !joined() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let rule = DeviceRule {
+        allow: true,
+        kind: Kind::Char,
+        major: Some(195),
+        minor: Some(0),
+        access: READ,
+    };
+    assert_eq!(cell.open(&gpu, "r"), libc::EPERM);
+    for _ in 0..2 {
+        gpucell::cgroup::allow_devices(pid, &[rule]).unwrap();
+        let got = cell.open(&gpu, "r");
+        assert!([libc::ENXIO, 0].contains(&got), "errno {got}");
+        assert_eq!(cell.open(&gpu, "rw"), libc::EPERM);
+        assert_eq!(cell.open(&other, "r"), libc::EPERM);
+        assert_eq!(cell.open(&null, "rw"), 0);
+    }
+    let filters = gpucell::cgroup::count_filters(cell.group().clone_fd().unwrap(), "test");
+    assert_eq!(filters.unwrap(), 1, "replaced, not added");
+    one.kill().unwrap();
+    one.wait().unwrap();
+    assert!(gpucell::cgroup::allow_devices(pid, &[rule]).is_err());
+    cell.remove();
+}

@@ -6,6 +6,7 @@ use crate::{Error, Result};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// The nodes every container has (runtime-spec, config-linux, Default Devices).
 const DEFAULT: [(&str, u32, u32); 6] = [
@@ -36,7 +37,6 @@ pub(super) fn dev(spec: &Spec, mounts: &[MountStep], bind: bool) -> Result<DevPl
     if bound {
         return Ok(DevPlan::default());
     }
-    let devices = spec.linux().as_ref().and_then(|l| l.devices().clone());
     let mut nodes: Vec<Node> = Vec::new();
     for (path, major, minor) in DEFAULT {
         nodes.push(Node {
@@ -47,12 +47,7 @@ pub(super) fn dev(spec: &Spec, mounts: &[MountStep], bind: bool) -> Result<DevPl
             gid: 0,
         });
     }
-    for (i, d) in devices.iter().flatten().enumerate() {
-        let node = node(i, d)?;
-        // /dev/ptmx must be the container's own, a link to pts/ptmx (runtime-spec).
-        if node.path.as_bytes() == b"/dev/ptmx" {
-            continue;
-        }
+    for node in own(spec)? {
         match nodes.iter_mut().find(|n| n.path == node.path) {
             Some(slot) => *slot = node,
             None => nodes.push(node),
@@ -68,6 +63,40 @@ pub(super) fn dev(spec: &Spec, mounts: &[MountStep], bind: bool) -> Result<DevPl
         })
         .collect::<Result<Vec<(CString, CString)>>>()?;
     Ok(DevPlan { nodes, bind, links })
+}
+
+/// The nodes of an edit, for a container made from the configuration `of`.
+pub(super) fn added(edit: &Spec, of: &Spec, bind: bool) -> Result<DevPlan> {
+    // As in [`dev`].
+    let bound = of.mounts().iter().flatten().any(|m| {
+        let options = m.options().as_deref().unwrap_or_default();
+        let bind = m.typ().as_deref() == Some("bind")
+            || options.iter().any(|o| o == "bind" || o == "rbind");
+        bind && m.destination() == Path::new("/dev")
+    });
+    if bound {
+        return Ok(DevPlan::default());
+    }
+    Ok(DevPlan {
+        nodes: own(edit)?,
+        bind,
+        links: Vec::new(),
+    })
+}
+
+/// What `linux.devices` lists.
+fn own(spec: &Spec) -> Result<Vec<Node>> {
+    let linux = spec.linux().as_ref();
+    let list = linux.and_then(|l| l.devices().as_deref());
+    let mut nodes = Vec::new();
+    for (i, d) in list.unwrap_or_default().iter().enumerate() {
+        let node = node(i, d)?;
+        // /dev/ptmx must be the container's own, a link to pts/ptmx (runtime-spec).
+        if node.path.as_bytes() != b"/dev/ptmx" {
+            nodes.push(node);
+        }
+    }
+    Ok(nodes)
 }
 
 fn node(i: usize, d: &LinuxDevice) -> Result<Node> {

@@ -108,6 +108,24 @@ pub fn lower(spec: &Spec, ctx: &Context) -> Result<Plan> {
     })
 }
 
+/// Lowers the mounts and nodes of an edit alone, for a root that another runtime has made from the
+/// configuration `of`: the Plan holds nothing else. Errors name the JSON path in the edit's Spec.
+pub fn added(edit: &Spec, of: &Spec, ctx: &Context) -> Result<Plan> {
+    let id_maps = match of.linux() {
+        Some(linux) => id_maps(linux, &namespaces(linux)?)?,
+        None => None,
+    };
+    Ok(Plan {
+        root: RootPlan {
+            path: cstr("root.path", ctx.rootfs.as_os_str().as_bytes())?,
+            ..RootPlan::default()
+        },
+        mounts: mounts::mounts(edit, ctx, id_maps.as_ref())?,
+        dev: dev::added(edit, of, ctx.bind_devices)?,
+        ..Plan::default()
+    })
+}
+
 /// A C string, or an error that names the JSON path.
 pub(crate) fn cstr(at: impl Into<String>, bytes: &[u8]) -> Result<CString> {
     CString::new(bytes).map_err(|_| Error::config(at.into(), "contains a NUL byte"))
