@@ -355,7 +355,8 @@ fn hook(h: Option<&crate::plan::HookPlan>) -> String {
     })
 }
 
-fn in_root(step: Option<&crate::plan::InRoot>) -> (&'static str, String) {
+/// A step in the root, in words.
+pub(super) fn in_root(step: Option<&crate::plan::InRoot>) -> (&'static str, String) {
     use crate::plan::InRoot::*;
     let (verb, at) = match step {
         Some(Symlink { at, .. }) => ("make link", at),

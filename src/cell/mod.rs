@@ -4,6 +4,7 @@
 //! side of a creation, [`child`] the child's; [`ops`] and [`run`] what comes after; [`store`] the
 //! state.
 
+pub mod cdi_hook;
 pub mod child;
 pub mod create;
 pub mod fault;
@@ -19,7 +20,7 @@ mod view;
 pub mod wire;
 
 pub use create::{CreateOptions, Made, Prepared, Until, create, prepare};
-pub use ops::{delete, kill, start};
+pub use ops::{delete, kill, start, update};
 pub use run::{RunOptions, RunOutcome, run};
 pub use status::{Status, View, list};
 pub use store::{Saved, Store};

@@ -24,9 +24,10 @@ mod people;
 pub mod pull;
 mod run_image;
 pub mod units;
+mod update;
 mod volume;
 
-use crate::cell::Store;
+use crate::cell::{Store, cdi_hook};
 use crate::{Error, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -126,6 +127,7 @@ enum Command {
     Kill(lifecycle::Kill),
     /// Delete a cell and what it holds
     Delete(lifecycle::Delete),
+    Update(update::Update),
     /// List cells
     List(lifecycle::List),
     Config(config::Config),
@@ -139,6 +141,9 @@ const RUNC_RUN: &str = "run-bundle";
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> i32 {
     let args: Vec<OsString> = std::env::args_os().collect();
+    if args.first().is_some_and(|a| cdi_hook::is_name(a.as_ref())) {
+        return hook(args);
+    }
     if matches!(
         args.get(1).and_then(|a| a.to_str()),
         Some("--version" | "-V" | "version")
@@ -161,6 +166,22 @@ pub fn main() -> i32 {
         Err(Failure { error, code }) => {
             log::error(&globals, &error);
             code
+        }
+    }
+}
+
+/// Called as NVIDIA's hook program.
+fn hook(args: Vec<OsString>) -> i32 {
+    let text = |a: OsString| {
+        a.into_string()
+            .map_err(|a| Error::msg(format!("{a:?} is not UTF-8")))
+    };
+    let args: Result<Vec<String>> = args.into_iter().map(text).collect();
+    match args.and_then(|args| cdi_hook::run(args, std::io::stdin())) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("gpucell: {error}");
+            1
         }
     }
 }
@@ -222,6 +243,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::State(a) => a.run(g)?,
         Command::Kill(a) => a.run(g)?,
         Command::Delete(a) => a.run(g)?,
+        Command::Update(a) => a.run(g)?,
         Command::List(a) => a.run(g)?,
         Command::Pull(a) => pull::run(a).map(|()| 0)?,
         Command::Exec(a) => a.run(g)?,
