@@ -207,7 +207,8 @@ mod tests {
             host_driver: "550.1".into(),
         };
         let cache = Work::LdCache(vec!["/l".into()]);
-        assert_eq!(with_context(link.clone(), &spec).unwrap(), [link.clone()]);
+        let alone = with_context(link.clone(), &spec).unwrap();
+        assert_eq!(alone, std::slice::from_ref(&link));
         assert_eq!(
             with_context(cache.clone(), &spec).unwrap(),
             [link, compat, cache]
