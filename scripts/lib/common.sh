@@ -48,6 +48,10 @@ need_debs() {
     }
   fi
   rm -f "$log"
+  # One may have pushed another of them out, that was there in a version of another release.
+  for p in "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || apt_quiet install --no-install-recommends "$p" >&2
+  done
 }
 
 # version_ge A B: is version A at least B?

@@ -355,6 +355,7 @@ fn hook(h: Option<&crate::plan::HookPlan>) -> String {
     })
 }
 
+/// A step in the root, in words.
 fn in_root(step: Option<&crate::plan::InRoot>) -> (&'static str, String) {
     use crate::plan::InRoot::*;
     let (verb, at) = match step {

@@ -6,7 +6,7 @@ use super::store::{Lock, Saved, Store};
 use crate::sys::clone;
 use crate::{Error, Result};
 use nix::errno::Errno;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -183,6 +183,19 @@ pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
         saved.cgroup.thaw()?;
     }
     Ok(())
+}
+
+/// Changes the limits of a live cell to those that are set in `resources`. Gives back warnings.
+///
+/// # Errors
+/// It is stopped; as [`crate::cgroup::CgroupState::update`].
+pub fn update(store: &Store, id: &str, resources: &LinuxResources) -> Result<Vec<String>> {
+    let _lock = store.lock(id)?;
+    let saved = store.load(id)?;
+    if saved.status(store) == Status::Stopped {
+        return Err(Error::msg("container not running"));
+    }
+    saved.cgroup.update(resources)
 }
 
 impl Saved {

@@ -25,6 +25,7 @@ mod people;
 pub mod pull;
 mod run_image;
 pub mod units;
+mod update;
 mod volume;
 
 use crate::cell::Store;
@@ -127,6 +128,7 @@ enum Command {
     Kill(lifecycle::Kill),
     /// Delete a cell and what it holds
     Delete(lifecycle::Delete),
+    Update(update::Update),
     /// List cells
     List(lifecycle::List),
     Config(config::Config),
@@ -226,6 +228,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::State(a) => a.run(g)?,
         Command::Kill(a) => a.run(g)?,
         Command::Delete(a) => a.run(g)?,
+        Command::Update(a) => a.run(g)?,
         Command::List(a) => a.run(g)?,
         Command::Pull(a) => pull::run(a).map(|()| 0)?,
         Command::Exec(a) => a.run(g)?,
