@@ -228,7 +228,7 @@ pub fn prestart(container: &Container, view: &View) -> Result<Option<Ready>> {
 pub fn cdi_hook(work: Work, container: &Container, root: BorrowedFd) -> Result<InRootPlan> {
     let config = Config::load(None)?;
     work::lower(
-        &[work],
+        &with_those_before(work, &container.spec)?,
         &work::Cell {
             root,
             spec: &container.spec,
@@ -236,6 +236,27 @@ pub fn cdi_hook(work: Work, container: &Container, root: BorrowedFd) -> Result<I
             proc: &config.proc_root,
         },
     )
+}
+
+/// The cache of libraries is of one piece: what is in it, and in which order, depends on the links and the
+/// compatibility folder of the hooks before. Those did their work already, and doing it again changes
+/// nothing.
+fn with_those_before(work: Work, spec: &Spec) -> Result<Vec<Work>> {
+    let of_cache = |w: &Work| matches!(w, Work::LdCache(_) | Work::CudaCompat { .. });
+    let mut works = Vec::new();
+    if of_cache(&work) {
+        let hooks = spec.hooks().as_ref();
+        let list = hooks.and_then(|h| h.create_container().as_ref());
+        for hook in list.into_iter().flatten() {
+            match Work::recognise(hook)? {
+                Some(one) if one == work => break,
+                Some(one) if of_cache(&one) || matches!(one, Work::Symlinks(_)) => works.push(one),
+                _ => {}
+            }
+        }
+    }
+    works.push(work);
+    Ok(works)
 }
 
 /// The Plan's part that both hooks share: where the root is.
