@@ -163,7 +163,11 @@ fn run(command: &str, rest: &[&str]) -> io::Result<i32> {
             let made = unsafe { sys::mknod(path.as_ptr(), 0o020_666, dev) };
             return verdict(
                 &mut out,
-                if made == 0 { Ok(()) } else { Err(io::Error::last_os_error()) },
+                if made == 0 {
+                    Ok(())
+                } else {
+                    Err(io::Error::last_os_error())
+                },
             );
         }
         "id" => write!(out, "{}", identity()?)?,
