@@ -241,7 +241,9 @@ fn a_pid_that_passed_to_somebody_else_is_not_the_cells() {
     let cell = sleeper();
     cell.detach(&[]).ok();
     let old = cell.pid();
-    // As after a reboot or a wrap-around: the number is in use, by a process that started at another time.
+    // As after a reboot or a wrap-around: the number is in use, by a process that started at another time;
+    // /proc/PID/stat counts it in ticks of 10 ms.
+    std::thread::sleep(std::time::Duration::from_millis(30));
     let mut other = cell_support::Running(
         std::process::Command::new("sleep")
             .arg("100")
