@@ -303,12 +303,7 @@ fn proc_that_leads_out_changes_nothing_outside() {
         let host = cell.outside("host-proc");
         fs::create_dir_all(host.join("driver/nvidia")).unwrap();
         fs::write(host.join("driver/nvidia/params"), "ModifyDeviceFiles: 1\n").unwrap();
-        let config = cell.outside("config").join("config.toml");
-        fs::write(
-            &config,
-            format!("[nvidia]\nproc-root = {:?}\n", host.to_str().unwrap()),
-        )
-        .unwrap();
+        let config = proc_config(&cell, &host);
         cell.edit(|c| {
             add_hook(c, &["disable-device-node-modification"]);
             add_hook(c, &["show-gpus", "--gpu", "0000:01:00.0"]);

@@ -7,24 +7,13 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use fakes::{CAPS, Fake, LIB, LIB32, LIBRARIES, VERSION};
+use fakes::{CAPS, Fake, LIB, LIB32, LIBRARIES, VERSION, caps, image, links};
 use gpucell::nvidia::capabilities::Capabilities;
 use gpucell::nvidia::files::{self, Place};
 use gpucell::nvidia::inventory::Inventory;
 use gpucell::nvidia::nodes;
 use gpucell::nvidia::select::GpuId;
 use gpucell::spec::edit::ContainerEdits;
-
-fn image() -> Place {
-    Place::Image {
-        lib_dir: "/usr/lib64".into(),
-        lib32_dir: Some("/usr/lib".into()),
-    }
-}
-
-fn caps(text: &str) -> Capabilities {
-    Capabilities::parse(text).unwrap()
-}
 
 fn common(fake: &Fake, caps: Capabilities, place: &Place) -> gpucell::Result<ContainerEdits> {
     let inv = Inventory::read(&fake.host())?;
@@ -38,23 +27,6 @@ fn mounted(edits: &ContainerEdits) -> BTreeSet<&str> {
         names.extend(mount.container_path.file_name().and_then(|n| n.to_str()));
     }
     names
-}
-
-fn links(edits: &ContainerEdits) -> Vec<&str> {
-    let mut links = Vec::new();
-    for hook in edits
-        .hooks
-        .iter()
-        .filter(|h| h.args[1] == "create-symlinks")
-    {
-        links.extend(
-            hook.args
-                .iter()
-                .filter(|a| a.contains("::"))
-                .map(|a| a.as_str()),
-        );
-    }
-    links
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use fakes::{Fake, UVM};
+use fakes::{Fake, UVM, caps, image, links};
 use gpucell::nvidia::capabilities::Capabilities;
 use gpucell::nvidia::files::{Place, gpu_edits, nodes_edits, switch_edits};
 use gpucell::nvidia::inventory::{Chosen, Inventory};
@@ -20,34 +20,6 @@ fn root() -> bool {
         eprintln!("not root: device nodes are not tested");
     }
     root
-}
-
-fn image() -> Place {
-    Place::Image {
-        lib_dir: "/usr/lib64".into(),
-        lib32_dir: Some("/usr/lib".into()),
-    }
-}
-
-fn caps(text: &str) -> Capabilities {
-    Capabilities::parse(text).unwrap()
-}
-
-fn links(edits: &ContainerEdits) -> Vec<&str> {
-    let mut links = Vec::new();
-    for hook in edits
-        .hooks
-        .iter()
-        .filter(|h| h.args[1] == "create-symlinks")
-    {
-        links.extend(
-            hook.args
-                .iter()
-                .filter(|a| a.contains("::"))
-                .map(|a| a.as_str()),
-        );
-    }
-    links
 }
 
 fn chosen(fake: &Fake, name: &str) -> (Inventory, Chosen) {

@@ -307,12 +307,7 @@ fn params_are_covered_and_other_gpus_hidden() {
     fs::create_dir_all(host.join("driver/nvidia")).unwrap();
     let text = "ResmanDebugLevel: 4294967295\nModifyDeviceFiles: 1\nDeviceFileMode: 438\n";
     fs::write(host.join("driver/nvidia/params"), text).unwrap();
-    let config = cell.outside("config").join("config.toml");
-    fs::write(
-        &config,
-        format!("[nvidia]\nproc-root = {:?}\n", host.to_str().unwrap()),
-    )
-    .unwrap();
+    let config = proc_config(&cell, &host);
     cell.edit(|c| {
         add_hook(c, &["disable-device-node-modification"]);
         add_hook(

@@ -6,6 +6,8 @@
 //! `gpus VALUE` (a `--gpus`), and `config LINE` (of `[nvidia]`). What comes is written by `said`: only what
 //! differs from the default (capabilities compute,utility; nothing else asked).
 
+mod rows;
+
 use std::path::Path;
 
 use gpucell::nvidia::config::Config;
@@ -145,12 +147,7 @@ fn check(rows: &[Row]) {
             ));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} rows:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    rows::none_is(&wrong);
 }
 
 #[test]
@@ -292,6 +289,10 @@ fn cdi_names() {
         ("a list, then another key, in the keys' order, each once", &["annotation cdi.k8s.io/b nvidia.com/gpu=2,acme.org/net=eth1", "annotation cdi.k8s.io/a nvidia.com/gpu=1, nvidia.com/gpu=2"],
             "cdi nvidia.com/gpu=1 nvidia.com/gpu=2 acme.org/net=eth1"),
         ("another annotation", &["annotation example.com/x nvidia.com/gpu=0"], "nothing"),
+        ("a key that is the prefix but for its slash", &["annotation cdi.k8s.io x"], "nothing"),
+        ("a key that holds the prefix further on", &["annotation other/cdi.k8s.io/ x"], "nothing"),
+        ("a list that ends with a comma", &["annotation cdi.k8s.io/k nvidia.com/gpu=0,"],
+            "error: config.json: annotations[\"cdi.k8s.io/k\"]: \"\"…"),
         ("before mounts, which go too, and the environment", &["annotation cdi.k8s.io/x nvidia.com/gpu=0", "config accept-mounts = true", "mount 1", "NVIDIA_VISIBLE_DEVICES=all"],
             "cdi nvidia.com/gpu=0 -ROOT/1"),
         ("an index in an annotation", &["annotation cdi.k8s.io/x 0"],

@@ -42,12 +42,11 @@ build_bench_tools() {
   need_rust
   "$REPO/scripts/bundle" hello
   mkdir -p "$TOOLS"
-  key=$(rustc --version; cat "$src"/* "$REPO"/tests/fakes/*.rs | sha256sum)
+  key=$(rustc --version; cat "$src"/* | sha256sum)
   [ "$(cat "$TOOLS/made-from" 2>/dev/null)" != "$key" ] || return 0
   flags=(--edition 2024 -C opt-level=2 -C panic=abort -C strip=symbols -C relocation-model=static -C target-feature=+crt-static)
   rustc "${flags[@]}" -o "$TOOLS/measure" "$src/measure.rs"
   rustc "${flags[@]}" -C link-arg=-nostartfiles -C link-arg=-nostdlib -o "$TOOLS/usage" "$src/usage.rs"
-  rustc "${flags[@]}" -o "$TOOLS/fake-driver" "$REPO/tests/fakes/fake_driver.rs"
   cc -O2 -shared -fPIC -o "$TOOLS/memlock.so" "$src/memlock.c"
   printf '%s\n' "$key" > "$TOOLS/made-from"
 }

@@ -22,7 +22,7 @@ use crate::sys::misc::CArray;
 use crate::sys::{fd, socket};
 use crate::{Error, Result};
 use oci_spec::runtime::Spec;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -163,8 +163,7 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
 /// shared directory: the cell's own layer is still empty.
 fn in_root(works: &[Work], spec: &Spec, bundle: &Path, root: &RootPlan) -> Result<InRootPlan> {
     let path = root.overlay.as_ref().map_or(&root.path, |o| &o.lower);
-    let held = fd::open_host(path, libc::O_PATH | libc::O_DIRECTORY)
-        .map_err(|e| Error::step("open", path.to_string_lossy(), e))?;
+    let held = work::hold(Path::new(OsStr::from_bytes(path.to_bytes())))?;
     let config = Config::load(None)?;
     work::lower(
         works,

@@ -4,9 +4,7 @@
 //! requirements hold ([`super::require`]), and which edits follow. It must not change the host, but for
 //! [`Injection::make_nodes`], nor anything in the image.
 
-use std::ffi::CString;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hook, LinuxNamespaceType, Mount, Spec};
@@ -20,6 +18,7 @@ use super::inventory::{Chosen, Host, Inventory};
 use super::nodes::{self, Node};
 use super::require::{self, Facts, Requirement, Version};
 use super::select::{self, Asked, CdiName, Flag, Gpus, Request};
+use super::work;
 use crate::spec::edit::{Change, ContainerEdits, Edit};
 use crate::sys::fd;
 use crate::{Error, Result};
@@ -123,11 +122,13 @@ fn may_ask(spec: &Spec) -> bool {
     });
     let annotations = spec.annotations().as_ref();
     let by_annotation =
-        || annotations.is_some_and(|all| all.keys().any(|k| k.starts_with("cdi.k8s.io/")));
+        || annotations.is_some_and(|all| all.keys().any(|k| k.starts_with(cdi::ANNOTATION_PREFIX)));
     let mounts = spec.mounts().as_ref();
     let by_mount = || {
-        let root = "/var/run/nvidia-container-devices";
-        mounts.is_some_and(|all| all.iter().any(|m| m.destination().starts_with(root)))
+        mounts.is_some_and(|all| {
+            let mut places = all.iter().map(|m| m.destination());
+            places.any(|at| at.starts_with(select::MOUNTS))
+        })
     };
     by_env || by_annotation() || by_mount()
 }
@@ -173,7 +174,10 @@ pub fn edits(spec: &Spec, wish: Wish, cell: &Cell) -> Result<Injection> {
         Asked::Driver(_) if !explicit && !names.is_empty() => {}
         Asked::Driver(request) => out.driver(spec, &request, explicit, &config, cell)?,
     }
-    out.cdi(spec, names, &config, cell)?;
+    out.cdi(names, &config)?;
+    if !cell.rootless {
+        cdi::map_ids(&mut out.edits, spec);
+    }
     if cell.rootless || new_user_namespace(spec) {
         bind_elsewhere(&mut out.edits)?;
     }
@@ -215,13 +219,7 @@ fn unmount(edits: &mut Vec<Edit>, mounts: &[PathBuf]) {
 }
 
 impl Injection {
-    fn cdi(
-        &mut self,
-        spec: &Spec,
-        names: Vec<CdiName>,
-        config: &Config,
-        cell: &Cell,
-    ) -> Result<()> {
+    fn cdi(&mut self, names: Vec<CdiName>, config: &Config) -> Result<()> {
         let mut list: Vec<String> = Vec::new();
         for CdiName { name, .. } in names {
             if !list.contains(&name) {
@@ -231,10 +229,7 @@ impl Injection {
         if list.is_empty() {
             return Ok(());
         }
-        let mut found = cdi::resolve(&list, &config.cdi_dirs)?;
-        if !cell.rootless {
-            cdi::map_ids(&mut found.edits, spec);
-        }
+        let found = cdi::resolve(&list, &config.cdi_dirs)?;
         self.edits.extend(found.edits);
         self.warnings.extend(found.warnings);
         Ok(())
@@ -275,9 +270,6 @@ impl Injection {
         unmount(&mut self.edits, &request.mounts);
         for edits in all {
             self.edits.extend(edits.into_edits(&request.reason)?);
-        }
-        if !cell.rootless {
-            cdi::map_ids(&mut self.edits, spec);
         }
         if cell.rootless || new_user_namespace(spec) {
             let mut nodes = nodes::control(inv, caps)?;
@@ -366,11 +358,7 @@ const MULTIARCH: (&str, &str) = ("/usr/lib/aarch64-linux-gnu", "/usr/lib/arm-lin
 /// Where the image's distribution looks for libraries: Debian's has folders by architecture, the others'
 /// are /usr/lib64 and /usr/lib (libnvidia-container, `src/nvc_container.c`).
 fn place(rootfs: &Path) -> Result<Place> {
-    let show = || rootfs.display().to_string();
-    let path = CString::new(rootfs.as_os_str().as_bytes())
-        .map_err(|_| Error::config("root.path", "contains a NUL byte"))?;
-    let root = fd::open_host(&path, libc::O_PATH | libc::O_DIRECTORY)
-        .map_err(|e| Error::step("open", show(), e))?;
+    let root = work::hold(rootfs)?;
     let debian = fd::open_in_root(root.as_fd(), c"/etc/debian_version", libc::O_PATH).is_ok();
     let (lib, lib32) = match debian {
         true => MULTIARCH,

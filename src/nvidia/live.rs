@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -21,7 +21,6 @@ use crate::cgroup::DeviceRule;
 use crate::plan::{InRootPlan, Plan};
 use crate::spec::edit::{self, Change, Edit};
 use crate::spec::{load, lower};
-use crate::sys::fd;
 use crate::{Error, Result};
 
 /// A longer state is refused: 1 MiB. Docker's, with every annotation of a pod, has 10 KiB.
@@ -202,12 +201,12 @@ pub fn prestart(container: &Container, view: &View) -> Result<Option<Ready>> {
     let mut plan = lower::added(&added, &whole, &container.context(view.bind_devices))?;
     let works = lower::works(&added)?;
     if !works.is_empty() {
-        let root = held(&container.rootfs)?;
+        let root = work::hold(&container.rootfs)?;
         let config = Config::load(view.config)?;
         plan.in_root = work::lower(
             &works,
             &work::Cell {
-                root: std::os::fd::AsFd::as_fd(&root),
+                root: root.as_fd(),
                 spec: &whole,
                 bundle: &container.bundle,
                 proc: &config.proc_root,
@@ -278,15 +277,6 @@ fn nothing() -> Spec {
         .set_annotations(None)
         .set_linux(None);
     spec
-}
-
-fn held(rootfs: &Path) -> Result<std::os::fd::OwnedFd> {
-    let path = lower::cstr(
-        "root.path",
-        std::os::unix::ffi::OsStrExt::as_bytes(rootfs.as_os_str()),
-    )?;
-    fd::open_host(&path, libc::O_PATH | libc::O_DIRECTORY)
-        .map_err(|e| Error::step("open", rootfs.display().to_string(), e))
 }
 
 /// The edits that can be made to a container whose process waits already; the others are refused, or

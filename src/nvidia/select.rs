@@ -17,12 +17,14 @@ mod mounts;
 pub use devices::qualified;
 pub use flag::{Flag, from_flag};
 pub use id::GpuId;
+pub use mounts::ROOT as MOUNTS;
 
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Capability, Spec};
 
 use super::capabilities::Capabilities;
+use super::cdi::ANNOTATION_PREFIX;
 use super::config::Config;
 use super::require::Requirement;
 use crate::{Error, Result};
@@ -167,11 +169,13 @@ fn privileged(spec: &Spec) -> bool {
 
 /// The CDI names in the annotations, in the order of the keys.
 fn annotations(spec: &Spec) -> Result<Vec<Item>> {
-    const PREFIX: &str = "cdi.k8s.io/";
     let Some(all) = spec.annotations() else {
         return Ok(Vec::new());
     };
-    let mut ours: Vec<_> = all.iter().filter(|(k, _)| k.starts_with(PREFIX)).collect();
+    let mut ours: Vec<_> = all
+        .iter()
+        .filter(|(k, _)| k.starts_with(ANNOTATION_PREFIX))
+        .collect();
     ours.sort();
     let mut items = Vec::new();
     for (key, value) in ours {

@@ -160,7 +160,12 @@ fn cover(
     let fs = scratch.get()?;
     write(fs, name, content, mode)?;
     let file = fd::openat(fs, name, libc::O_PATH, 0)?;
-    let tree = m::clone_tree(file.as_fd(), false)?;
+    lay(file.as_fd(), false, target.as_fd())
+}
+
+/// Mounts what lies in the scratch over a target, read-only and for this cell alone.
+fn lay(from: BorrowedFd, recursive: bool, target: BorrowedFd) -> Sys<()> {
+    let tree = m::clone_tree(from, recursive)?;
     let attr = MountAttr {
         set: m::MOUNT_ATTR_RDONLY
             | m::MOUNT_ATTR_NOSUID
@@ -169,8 +174,8 @@ fn cover(
         propagation: libc::MS_PRIVATE,
         ..MountAttr::default()
     };
-    m::setattr(tree.as_fd(), false, &attr)?;
-    m::attach(tree.as_fd(), target.as_fd())
+    m::setattr(tree.as_fd(), recursive, &attr)?;
+    m::attach(tree.as_fd(), target)
 }
 
 /// Only of files and folders: opening a device could do something.
@@ -219,17 +224,7 @@ fn only(
         let tree = m::clone_tree(found.as_fd(), false)?;
         m::attach(tree.as_fd(), point.as_fd())?;
     }
-    let tree = m::clone_tree(shown.as_fd(), true)?;
-    let attr = MountAttr {
-        set: m::MOUNT_ATTR_RDONLY
-            | m::MOUNT_ATTR_NOSUID
-            | m::MOUNT_ATTR_NODEV
-            | m::MOUNT_ATTR_NOEXEC,
-        propagation: libc::MS_PRIVATE,
-        ..MountAttr::default()
-    };
-    m::setattr(tree.as_fd(), true, &attr)?;
-    m::attach(tree.as_fd(), target.as_fd())
+    lay(shown.as_fd(), true, target.as_fd())
 }
 
 /// A file system in memory, made at the first use. While it is needed it lies over the root's own

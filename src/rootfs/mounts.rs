@@ -133,7 +133,7 @@ fn links(step: &MountStep) -> Links {
     }
 }
 
-/// The folder of the file that was the target last, not on procfs. Files bound one after the other mostly
+/// The folder of a file that is a target, not on procfs. Files bound one after the other mostly
 /// share it (a driver has sixty), and binding a file can't cover a folder: it is kept until a step that can.
 struct Folder<'a> {
     path: &'a [u8],
@@ -150,7 +150,7 @@ fn in_folder(folder: Option<&Folder>, target: &CStr) -> Option<OwnedFd> {
     let resolve = fd::RESOLVE_NO_SYMLINKS | fd::RESOLVE_NO_XDEV | fd::RESOLVE_BENEATH;
     let open = || fd::openat2(folder.fd.as_fd(), name, libc::O_PATH, 0, resolve);
     match open() {
-        Err(nix::errno::Errno::ENOENT) => {
+        Err(Errno::ENOENT) => {
             fd::mknodat(folder.fd.as_fd(), name, libc::S_IFREG | 0o644, 0).ok()?;
             open().ok()
         }
@@ -165,62 +165,57 @@ fn bind<'a>(
     tree: BorrowedFd,
     folder: &mut Option<Folder<'a>>,
 ) -> Step {
-    let single = matches!(
+    bind_attributes(tree, step, i)?;
+    let target = if fd::fstat(tree).at(Stage::MountSource, i)?.is_dir() {
+        *folder = None;
+        path::ensure_dir(root, &step.target, links(step))
+    } else {
+        let (dir, _) = path::split(step.target.to_bytes());
+        if folder.as_ref().is_none_or(|f| f.path != dir) {
+            *folder = open_folder(root, step);
+        }
+        if let Some(target) = in_folder(folder.as_ref(), &step.target) {
+            return m::attach(tree, target.as_fd()).at(Stage::MountAttach, i);
+        }
+        path::ensure_file(root, &step.target, links(step))
+    }
+    .at(Stage::MountTarget, i)?;
+    let on_proc = step.target.as_bytes() == b"/proc";
+    if on_proc && fd::fs_magic(tree).at(Stage::MountSource, i)? != PROC_SUPER_MAGIC {
+        return Err(Fault::new(Stage::MountNotProc, i, Errno::EPERM));
+    }
+    not_in_proc(step, i, target.as_fd())?;
+    m::attach(tree, target.as_fd()).at(Stage::MountAttach, i)
+}
+
+/// Attributes and propagation of a source: private unless told otherwise, else what is mounted in the cell
+/// below it would show up on the host. Of a single mount all in one call.
+fn bind_attributes(tree: BorrowedFd, step: &MountStep, i: usize) -> Step {
+    let recursive = matches!(
         step.what,
         MountWhat::Bind {
-            recursive: false,
+            recursive: true,
             ..
         }
     );
-    if step.propagation.is_empty() && !single {
-        // Else what is mounted in the cell below it would show up on the host.
+    let given = step.propagation.as_slice();
+    if !recursive && step.rec_set | step.rec_clr == 0 && given.len() <= 1 {
+        let attr = MountAttr {
+            set: step.set,
+            clr: step.clr,
+            propagation: given.first().unwrap_or(&libc::MS_PRIVATE) & !libc::MS_REC,
+            ..MountAttr::default()
+        };
+        return m::setattr(tree, false, &attr).at(Stage::MountAttr, i);
+    }
+    if given.is_empty() {
         let private = MountAttr {
             propagation: libc::MS_PRIVATE,
             ..MountAttr::default()
         };
         m::setattr(tree, true, &private).at(Stage::MountAttr, i)?;
     }
-    match (
-        single,
-        step.rec_set | step.rec_clr,
-        step.propagation.as_slice(),
-    ) {
-        // One mount: its attributes and its propagation in one call, private unless told otherwise.
-        (true, 0, [] | [_]) => {
-            let flags = step.propagation.first().unwrap_or(&libc::MS_PRIVATE);
-            let attr = MountAttr {
-                set: step.set,
-                clr: step.clr,
-                propagation: flags & !libc::MS_REC,
-                ..MountAttr::default()
-            };
-            m::setattr(tree, false, &attr).at(Stage::MountAttr, i)?;
-        }
-        _ => attributes(tree, step, i)?,
-    }
-    let kind = fd::fstat(tree).at(Stage::MountSource, i)?;
-    if kind.is_dir() {
-        *folder = None;
-    } else if let Some(target) = in_folder(folder.as_ref(), &step.target) {
-        return m::attach(tree, target.as_fd()).at(Stage::MountAttach, i);
-    }
-    let target = if kind.is_dir() {
-        path::ensure_dir(root, &step.target, links(step))
-    } else {
-        path::ensure_file(root, &step.target, links(step))
-    }
-    .at(Stage::MountTarget, i)?;
-    let on_proc = step.target.as_bytes() == b"/proc";
-    if on_proc && fd::fs_magic(tree).at(Stage::MountSource, i)? != PROC_SUPER_MAGIC {
-        return Err(Fault::new(Stage::MountNotProc, i, nix::errno::Errno::EPERM));
-    }
-    not_in_proc(step, i, target.as_fd())?;
-    m::attach(tree, target.as_fd()).at(Stage::MountAttach, i)?;
-    let (dir, _) = path::split(step.target.to_bytes());
-    if !kind.is_dir() && folder.as_ref().is_none_or(|f| f.path != dir) {
-        *folder = open_folder(root, step);
-    }
-    Ok(())
+    attributes(tree, step, i)
 }
 
 /// The folder of a step's target, when it can serve the next one: not below a path where links are
@@ -275,7 +270,7 @@ fn not_in_proc(step: &MountStep, i: usize, target: BorrowedFd) -> Step {
         return Ok(());
     }
     if fd::fs_magic(target).at(Stage::MountTarget, i)? == PROC_SUPER_MAGIC {
-        return Err(Fault::new(Stage::MountInProc, i, nix::errno::Errno::EPERM));
+        return Err(Fault::new(Stage::MountInProc, i, Errno::EPERM));
     }
     Ok(())
 }
@@ -354,7 +349,7 @@ fn cgroups(root: BorrowedFd, step: &MountStep, i: usize, view: &CgroupView) -> S
             m::attach(tree.as_fd(), target.as_fd()).at(Stage::MountAttach, i)
         }
         CgroupView::V1(list) => v1(root, step, i, list),
-        CgroupView::None => Err(Fault::new(Stage::MountCgroup, i, nix::errno::Errno::ENODEV)),
+        CgroupView::None => Err(Fault::new(Stage::MountCgroup, i, Errno::ENODEV)),
     }
 }
 

@@ -5,7 +5,10 @@ mod driver;
 
 use std::ops::Deref;
 
+use gpucell::nvidia::capabilities::Capabilities;
+use gpucell::nvidia::files::Place;
 use gpucell::nvidia::inventory::Host;
+use gpucell::spec::edit::ContainerEdits;
 use tempfile::TempDir;
 
 #[allow(unused_imports)] // as above
@@ -80,4 +83,28 @@ pub fn ld_cache(entries: &[(&str, &str)]) -> Vec<u8> {
     out.extend(table);
     out.extend(strings);
     out
+}
+
+/// Where an image that isn't Debian's has libraries.
+pub fn image() -> Place {
+    Place::Image {
+        lib_dir: "/usr/lib64".into(),
+        lib32_dir: Some("/usr/lib".into()),
+    }
+}
+
+pub fn caps(text: &str) -> Capabilities {
+    Capabilities::parse(text).unwrap()
+}
+
+/// The links that edits ask for, as `TARGET::LINK`.
+pub fn links(edits: &ContainerEdits) -> Vec<&str> {
+    let hooks = edits.hooks.iter();
+    let words = hooks
+        .filter(|h| h.args[1] == "create-symlinks")
+        .flat_map(|h| &h.args);
+    words
+        .filter(|a| a.contains("::"))
+        .map(|a| a.as_str())
+        .collect()
 }

@@ -6,6 +6,8 @@
 mod cell_support;
 #[path = "../fakes/mod.rs"]
 mod fakes;
+#[path = "../gpu_support/mod.rs"]
+mod gpu_support;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -2,42 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
 
 use crate::cell_support::{mounted, sections};
 use crate::fakes::{Fake, VERSION};
+use crate::gpu_support::snapshot;
 use crate::machine::{Machine, gpu_nodes};
 use crate::support::{GPUCELL, outcome};
-
-/// All of a tree: path, mode, owner, content, times.
-fn snapshot(dir: &Path) -> Vec<String> {
-    use std::os::unix::fs::MetadataExt;
-    let mut out = Vec::new();
-    let mut todo = vec![dir.to_owned()];
-    while let Some(path) = todo.pop() {
-        let m = fs::symlink_metadata(&path).unwrap();
-        let target = fs::read_link(&path).ok();
-        out.push(format!(
-            "{} {:o} {}:{} {} {} {}.{} {target:?}",
-            path.display(),
-            m.mode(),
-            m.uid(),
-            m.gid(),
-            m.ino(),
-            m.size(),
-            m.ctime(),
-            m.ctime_nsec()
-        ));
-        if m.is_dir() {
-            todo.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
-        }
-    }
-    out.sort();
-    out
-}
 
 #[test]
 fn a_read_only_root() {

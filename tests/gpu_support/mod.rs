@@ -185,7 +185,7 @@ pub fn origins(cell: &mut Cell) -> Vec<String> {
     lines
 }
 
-/// All of a folder tree: path, kind, mode, owner, size, time of change, target. Two of one tree differ
+/// All of a folder tree: path, inode, mode, owner, size, time of change, target. Two of one tree differ
 /// when anything in it was touched.
 pub fn snapshot(dir: &Path) -> Vec<String> {
     use std::os::unix::fs::MetadataExt;
@@ -200,8 +200,9 @@ pub fn snapshot(dir: &Path) -> Vec<String> {
             Vec::new()
         };
         out.push(format!(
-            "{} {:o} {}:{} {} {}.{} {target:?} {content:?}",
+            "{} {} {:o} {}:{} {} {}.{} {target:?} {content:?}",
             path.display(),
+            m.ino(),
             m.mode(),
             m.uid(),
             m.gid(),
@@ -215,4 +216,12 @@ pub fn snapshot(dir: &Path) -> Vec<String> {
     }
     out.sort();
     out
+}
+
+/// A configuration file of ours for which another folder is the host's procfs.
+pub fn proc_config(cell: &Cell, proc: &Path) -> PathBuf {
+    let file = cell.outside("config").join("config.toml");
+    let text = format!("[nvidia]\nproc-root = {:?}\n", proc.to_str().unwrap());
+    fs::write(&file, text).unwrap();
+    file
 }

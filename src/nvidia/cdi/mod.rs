@@ -26,6 +26,6 @@ pub mod spec;
 pub mod validate;
 
 pub use load::{Format, parse};
-pub use names::{Name, from_annotation, parse_qualified};
+pub use names::{ANNOTATION_PREFIX, Name, parse_qualified};
 pub use registry::{Registry, Resolved, map_ids, resolve};
 pub use spec::{CdiSpec, Device, Version};

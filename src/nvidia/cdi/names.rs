@@ -42,24 +42,6 @@ pub fn parse_qualified(text: &str) -> Result<Name> {
     })
 }
 
-/// The devices that one annotation `cdi.k8s.io/KEY` asks for: a comma list of qualified names.
-/// `None` for any other annotation.
-///
-/// # Errors
-/// A name of the list can't be read; the message names the annotation.
-pub fn from_annotation(key: &str, value: &str) -> Result<Option<Vec<Name>>> {
-    if !key.starts_with(ANNOTATION_PREFIX) {
-        return Ok(None);
-    }
-    value
-        .split(',')
-        .map(|name| {
-            parse_qualified(name).map_err(|e| Error::msg(format!("annotation {key:?}: {e}")))
-        })
-        .collect::<Result<_>>()
-        .map(Some)
-}
-
 /// Reads `vendor/class`.
 pub(super) fn parse_kind(kind: &str) -> Result<(&str, &str), String> {
     let (vendor, class) = kind
@@ -150,25 +132,6 @@ mod tests {
         ] {
             let e = parse_qualified(text).unwrap_err().to_string();
             assert!(e.contains(why), "{text:?}: {e}");
-        }
-    }
-
-    #[test]
-    fn annotations_are_comma_lists() {
-        let names = from_annotation(
-            "cdi.k8s.io/nvidia-device-plugin_x",
-            "nvidia.com/gpu=0,nvidia.com/gpu=1",
-        );
-        let names = names.unwrap().unwrap();
-        assert_eq!(names.len(), 2);
-        assert_eq!(names[1].to_string(), "nvidia.com/gpu=1");
-        assert_eq!(from_annotation("cdi.k8s.io", "x").unwrap(), None);
-        assert_eq!(from_annotation("other/cdi.k8s.io/", "x").unwrap(), None);
-        for bad in ["", "nvidia.com/gpu=0,", "nvidia.com/gpu=0, v/c=d", "gpu"] {
-            let e = from_annotation("cdi.k8s.io/k", bad)
-                .unwrap_err()
-                .to_string();
-            assert!(e.contains("\"cdi.k8s.io/k\""), "{e}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A list of devices, as `NVIDIA_VISIBLE_DEVICES` holds it: special words, GPUs, CDI names.
 
 use super::{GpuId, Gpus};
+use crate::nvidia::cdi::parse_qualified;
 use crate::{Error, Result};
 
 /// One item of a list.
@@ -107,25 +108,9 @@ pub(super) fn sort(items: Vec<Item>) -> Result<Devices> {
     }
 }
 
-/// Is it a qualified CDI name, `vendor/class=name` (CDI 1.1, "Kind" and "devices.name")? Vendor and class
-/// start with a letter, the name with a letter or digit; all end with one of those and hold letters,
-/// digits, `_`, `-`, `.`, a name also `:`.
+/// Is it a qualified CDI name?
 pub fn qualified(text: &str) -> bool {
-    let Some((kind, name)) = text.split_once('=') else {
-        return false;
-    };
-    let Some((vendor, class)) = kind.split_once('/') else {
-        return false;
-    };
-    let part = |text: &str, more: &[u8]| {
-        let bytes = text.as_bytes();
-        let inside = |b: &u8| b.is_ascii_alphanumeric() || b"_-.".contains(b) || more.contains(b);
-        bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-            && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
-            && bytes.iter().all(inside)
-    };
-    let kind = |text: &str| text.starts_with(|c: char| c.is_ascii_alphabetic()) && part(text, b"");
-    kind(vendor) && kind(class) && part(name, b":")
+    parse_qualified(text).is_ok()
 }
 
 /// Is the vendor of a qualified name NVIDIA? The device plugin's is `k8s.device-plugin.nvidia.com`.

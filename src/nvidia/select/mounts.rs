@@ -10,7 +10,7 @@ use super::{environment, qualified};
 use crate::{Error, Result};
 
 /// The folder under which the destinations are.
-pub(super) const ROOT: &str = "/var/run/nvidia-container-devices";
+pub const ROOT: &str = "/var/run/nvidia-container-devices";
 
 /// What the mounts name.
 #[derive(Clone, Debug, Default)]

@@ -4,6 +4,7 @@
 use super::{Cell, normal};
 use crate::nvidia::elf::Elf;
 use crate::nvidia::ldcache::{self, libcmp};
+use crate::spec::lower::is_bind;
 use crate::sys::fd;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -85,10 +86,7 @@ impl Places {
 /// What is bound: single files, and folders over this one or one above it.
 pub fn bound(cell: &Cell, folder: &Path, places: &mut Places, found: &mut Found) -> Result<()> {
     for mount in cell.mounts() {
-        let options = mount.options().as_deref().unwrap_or_default();
-        let bind = mount.typ().as_deref() == Some("bind")
-            || options.iter().any(|o| o == "bind" || o == "rbind");
-        let (true, Some(source)) = (bind, mount.source()) else {
+        let (true, Some(source)) = (is_bind(mount), mount.source()) else {
             continue;
         };
         let at = normal(mount.destination());

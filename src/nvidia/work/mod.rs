@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -39,6 +39,16 @@ pub struct Cell<'a> {
     pub bundle: &'a Path,
     /// The host's procfs.
     pub proc: &'a Path,
+}
+
+/// Holds the root of an image by a descriptor.
+///
+/// # Errors
+/// It can't be opened, or is no directory.
+pub fn hold(rootfs: &Path) -> Result<OwnedFd> {
+    let path = cstr("root.path", rootfs.as_os_str().as_bytes())?;
+    fd::open_host(&path, libc::O_PATH | libc::O_DIRECTORY)
+        .map_err(|e| Error::step("open", rootfs.display().to_string(), e))
 }
 
 /// Lowers the works of a configuration.

@@ -4,6 +4,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use super::namespaces::{Namespaces, check_mappings};
 use super::{path, text, texts};
+use crate::spec::lower::is_bind;
 use crate::{Error, Result};
 
 /// Options that make a mount without a file system type.
@@ -47,7 +48,7 @@ fn one(at: &str, mount: &Mount, namespaces: &Namespaces, warnings: &mut Vec<Stri
     texts(&member("options"), Some(options))?;
 
     let has = |wanted: &str| options.iter().any(|o| o == wanted);
-    let bind = kind == "bind" || has("bind") || has("rbind");
+    let bind = is_bind(mount);
     if bind && source.is_none_or(|s| s.as_os_str().is_empty()) {
         return Err(Error::config(
             member("source"),

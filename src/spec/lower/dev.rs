@@ -1,6 +1,6 @@
 //! `linux.devices` and the defaults of the runtime-spec → nodes and links below /dev.
 
-use super::cstr;
+use super::{cstr, is_bind};
 use crate::plan::{DevPlan, MountStep, MountWhat, Node};
 use crate::{Error, Result};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
@@ -68,13 +68,8 @@ pub(super) fn dev(spec: &Spec, mounts: &[MountStep], bind: bool) -> Result<DevPl
 /// The nodes of an edit, for a container made from the configuration `of`.
 pub(super) fn added(edit: &Spec, of: &Spec, bind: bool) -> Result<DevPlan> {
     // As in [`dev`].
-    let bound = of.mounts().iter().flatten().any(|m| {
-        let options = m.options().as_deref().unwrap_or_default();
-        let bind = m.typ().as_deref() == Some("bind")
-            || options.iter().any(|o| o == "bind" || o == "rbind");
-        bind && m.destination() == Path::new("/dev")
-    });
-    if bound {
+    let mut mounts = of.mounts().iter().flatten();
+    if mounts.any(|m| is_bind(m) && m.destination() == Path::new("/dev")) {
         return Ok(DevPlan::default());
     }
     Ok(DevPlan {

@@ -10,7 +10,7 @@ mod mounts;
 mod process;
 
 pub use hooks::{hook, works};
-pub(crate) use mounts::proc_file;
+pub(crate) use mounts::{is_bind, proc_file};
 pub use process::{cap_mask, cpu_list, process};
 
 use crate::plan::{IdMaps, IdRange, Kind, Namespaces, OverlayPlan, Plan, RootPlan};

@@ -301,6 +301,12 @@ fn under_proc(at: &str, target: &CString, what: &MountWhat) -> Result<()> {
     ))
 }
 
+/// A bind mount, by its type or an option (runtime-spec, config.md "Mounts").
+pub(crate) fn is_bind(mount: &Mount) -> bool {
+    let options = mount.options().as_deref().unwrap_or_default();
+    mount.typ().as_deref() == Some("bind") || options.iter().any(|o| o == "bind" || o == "rbind")
+}
+
 /// Whether a bind onto this file of procfs is allowed.
 pub(crate) fn proc_file(path: &[u8]) -> bool {
     PROC_FILES.contains(&path)
