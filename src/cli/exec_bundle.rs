@@ -62,7 +62,8 @@ impl ExecBundle {
             entrypoint: None,
             dir: &etc,
         };
-        let (high, spec) = resolve(set, &self.flags, &bundle, &ctx, Vec::new())?;
+        let state = Some(set.cells.root());
+        let (high, spec) = resolve(set, &self.flags, &bundle, &ctx, Vec::new(), state)?;
         let readonly = spec.root().as_ref().and_then(|r| r.readonly());
         let how = match readonly {
             Some(true) => Hold::Shared,

@@ -67,7 +67,7 @@ impl Explain {
             entrypoint: None,
             dir: &etc,
         };
-        let (mut high, spec) = resolve(&set, flags, &bundle, &ctx, Vec::new())?;
+        let (mut high, spec) = resolve(&set, flags, &bundle, &ctx, Vec::new(), None)?;
         high.warnings.splice(0..0, bundle.warnings);
         high.warnings.extend(check::check(&spec)?);
         let config = out::stable(&spec)?;

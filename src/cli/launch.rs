@@ -68,7 +68,8 @@ impl Bundle {
     }
 }
 
-/// The flags with the bundle: the edits, and the Spec they make.
+/// The flags with the bundle: the edits, and the Spec they make. What is found of GPUs is kept below
+/// `state`, for the next cell.
 ///
 /// # Errors
 /// Of the flags, or of an edit.
@@ -78,6 +79,7 @@ pub fn resolve(
     bundle: &Bundle,
     ctx: &Context<'_>,
     before: Vec<edit::Edit>,
+    state: Option<&Path>,
 ) -> Result<(High, Spec)> {
     let host = set.host(&bundle.rootfs);
     let mut spec = ctx.spec.clone();
@@ -90,7 +92,7 @@ pub fn resolve(
     let mut out = spec.clone();
     edit::apply(&mut out, &high.edits)?;
     high.edits.splice(0..0, before);
-    gpus(set, flags, bundle, &mut high, &mut out)?;
+    gpus(flags, bundle, state, &mut high, &mut out)?;
     high.warnings.extend(thread_warning(&out, &host));
     Ok((high, out))
 }
@@ -98,9 +100,9 @@ pub fn resolve(
 /// Adds the GPUs: those of `--gpus` and `--device vendor/class=name`, else those that the configuration
 /// asks for.
 fn gpus(
-    set: &Setting,
     flags: &Flags,
     bundle: &Bundle,
+    state: Option<&Path>,
     high: &mut High,
     spec: &mut Spec,
 ) -> Result<()> {
@@ -122,7 +124,7 @@ fn gpus(
     };
     let cell = inject::Cell {
         rootfs: &bundle.rootfs,
-        state: set.cells.root(),
+        state,
         rootless: !nix::unistd::geteuid().is_root(),
     };
     let mut found = inject::edits(spec, wish, &cell)?;

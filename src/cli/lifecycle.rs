@@ -76,7 +76,7 @@ fn gpus(globals: &Globals, spec: &mut Spec, bundle: &Path) -> Result<bool> {
     let store = globals.store();
     let cell = inject::Cell {
         rootfs: &bundle.join(root.path()),
-        state: store.root(),
+        state: Some(store.root()),
         rootless: !nix::unistd::geteuid().is_root(),
     };
     let found = inject::edits(spec, wish, &cell)?;

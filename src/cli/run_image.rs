@@ -107,7 +107,8 @@ impl RunImage {
             entrypoint: entrypoint.as_deref(),
             dir: &etc,
         };
-        let (high, spec) = resolve(set, &self.flags, &bundle, &ctx, edits)?;
+        let state = Some(set.cells.root());
+        let (high, spec) = resolve(set, &self.flags, &bundle, &ctx, edits, state)?;
         let data = folders.make(set, &id, set.cell_data(&id), 0o700)?;
         let (upper, work) = make_layer(&data, &bundle.rootfs)?;
         let etc = match high.files.is_empty() {

@@ -2,7 +2,7 @@
 //!
 //! Owns the order of things: who asks ([`super::select`]), what the host has ([`super::cache`]), whether the
 //! requirements hold ([`super::require`]), and which edits follow. It must not change the host, but for
-//! [`Injection::make_nodes`], nor anything in the image.
+//! [`Injection::make_nodes`] and what discovery keeps, nor anything in the image.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -41,8 +41,8 @@ pub struct Wish {
 pub struct Cell<'a> {
     /// Its root, or the shared directory below its writable layer.
     pub rootfs: &'a Path,
-    /// The runtime's state root, where discovery is kept.
-    pub state: &'a Path,
+    /// The runtime's state root, where discovery is kept; none: nothing is.
+    pub state: Option<&'a Path>,
     /// The runtime has no privileges: nodes are bound, ids can't be mapped.
     pub rootless: bool,
 }
@@ -166,7 +166,7 @@ pub fn edits(spec: &Spec, wish: Wish, cell: &Cell) -> Result<Injection> {
         Asked::Cdi(cdi) => {
             unmount(&mut out.edits, &cdi.mounts);
             if !cdi.requirements.is_empty() {
-                let driver = Driver::discover(&Host::from(&config), Some(cell.state))?;
+                let driver = Driver::discover(&Host::from(&config), cell.state)?;
                 driver_meets(&cdi.requirements, &driver.inventory)?;
             }
             names.splice(0..0, cdi.names);
@@ -254,7 +254,7 @@ impl Injection {
             ));
             return Ok(());
         }
-        let driver = Driver::discover(&host, Some(cell.state))?;
+        let driver = Driver::discover(&host, cell.state)?;
         let inv = &driver.inventory;
         let chosen = choose(inv, &request.gpus)?;
         meets(&request.requirements, inv, &chosen)?;

@@ -171,7 +171,7 @@ pub fn prestart(container: &Container, view: &View) -> Result<Option<Ready>> {
     };
     let cell = inject::Cell {
         rootfs: &container.rootfs,
-        state: view.state,
+        state: Some(view.state),
         rootless: view.rootless,
     };
     let found = inject::edits(spec, wish, &cell)?;
