@@ -248,6 +248,7 @@ fn first_state(opts: &mut CreateOptions, p: &Prepared, resctrl: Vec<PathBuf>) ->
         own_pid_ns: ns.makes(Kind::Pid),
         remove: std::mem::take(&mut opts.remove),
         resctrl,
+        paused_created: false,
     }
 }
 

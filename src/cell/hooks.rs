@@ -103,6 +103,7 @@ mod tests {
             own_pid_ns: true,
             remove: Vec::new(),
             resctrl: Vec::new(),
+            paused_created: false,
         };
         let (head, tail) = state_text(&saved, "creating").unwrap();
         let whole = [&head[..], b"42", &tail[..]].concat();

@@ -20,7 +20,7 @@ mod view;
 pub mod wire;
 
 pub use create::{CreateOptions, Made, Prepared, Until, create, prepare};
-pub use ops::{delete, kill, start, update};
+pub use ops::{delete, kill, pause, processes, resume, start, update};
 pub use run::{RunOptions, RunOutcome, run};
 pub use status::{Status, View, list};
 pub use store::{Saved, Store};

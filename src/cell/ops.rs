@@ -26,6 +26,10 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     match saved.status(store) {
         Status::Created => {}
         Status::Stopped => return Err(Error::msg("cannot start a container that has stopped")),
+        // It would wait for its process until somebody resumes it.
+        Status::Paused if saved.paused_created => {
+            return Err(Error::msg("cannot start a container in the paused state"));
+        }
         other => {
             return Err(Error::msg(format!(
                 "cannot start an already running container ({id} is {other})"
@@ -185,6 +189,58 @@ pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
     Ok(())
 }
 
+/// Freezes all processes of a cell.
+///
+/// # Errors
+/// It is neither running nor created; as [`crate::cgroup::CgroupState::freeze`].
+pub fn pause(store: &Store, id: &str) -> Result<()> {
+    let lock = store.lock(id)?;
+    let mut saved = store.load(id)?;
+    match saved.status(store) {
+        Status::Running => {}
+        Status::Created => {
+            saved.paused_created = true;
+            lock.save(&saved)?;
+        }
+        // The text that callers match.
+        _ => return Err(Error::msg("container not running")),
+    }
+    saved.cgroup.freeze()
+}
+
+/// Lets a paused cell go on.
+///
+/// # Errors
+/// It isn't paused; as [`crate::cgroup::CgroupState::thaw`].
+pub fn resume(store: &Store, id: &str) -> Result<()> {
+    let lock = store.lock(id)?;
+    let mut saved = store.load(id)?;
+    if saved.status(store) != Status::Paused {
+        return Err(Error::msg("container not paused"));
+    }
+    saved.cgroup.thaw()?;
+    if saved.paused_created {
+        saved.paused_created = false;
+        lock.save(&saved)?;
+    }
+    Ok(())
+}
+
+/// The processes of a cell, groups made below its own included: host pids, in order. A cell without
+/// groups (rootless, none delegated) has those of its pid namespace.
+///
+/// # Errors
+/// There is no such cell; a group can't be read.
+pub fn processes(store: &Store, id: &str) -> Result<Vec<i32>> {
+    let saved = store.load(id)?;
+    let mut pids = saved.cgroup.procs(true)?;
+    if saved.cgroup.mode.is_none() && saved.alive() {
+        pids = saved.namespace_procs();
+    }
+    pids.sort_unstable();
+    Ok(pids)
+}
+
 /// Changes the limits of a live cell to those that are set in `resources`. Gives back warnings.
 ///
 /// # Errors
@@ -199,6 +255,18 @@ pub fn update(store: &Store, id: &str, resources: &LinuxResources) -> Result<Vec
 }
 
 impl Saved {
+    /// The processes in the cell's own pid namespace, as far as this user may look; else the first one.
+    fn namespace_procs(&self) -> Vec<i32> {
+        let link = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = link(self.pid).filter(|_| self.own_pid_ns);
+        let (Some(own), Ok(all)) = (own, procfs::process::all_processes()) else {
+            return vec![self.pid];
+        };
+        let pids = all.flatten().map(|p| p.pid());
+        pids.filter(|&pid| link(pid).as_ref() == Some(&own))
+            .collect()
+    }
+
     fn kill_every(&self, signal: i32) -> Result<()> {
         if signal == libc::SIGKILL {
             return self.cgroup.kill_all();

@@ -84,7 +84,9 @@ impl Saved {
         }
         if !self.alive() {
             Status::Stopped
-        } else if store.dir(&self.id).join("exec.fifo").exists() {
+        } else if store.dir(&self.id).join("exec.fifo").exists()
+            && !(self.paused_created && self.cgroup.is_frozen().unwrap_or(false))
+        {
             Status::Created
         } else if self.cgroup.is_frozen().unwrap_or(false) {
             Status::Paused

@@ -59,6 +59,10 @@ pub struct Saved {
     /// resctrl directories made for this cell.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resctrl: Vec<PathBuf>,
+    /// It was paused before it was started. `start` reads the state anyway; looking at the group
+    /// would cost it more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused_created: bool,
 }
 
 /// The directory that holds all cells.

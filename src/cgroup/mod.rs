@@ -35,5 +35,5 @@ pub use host::{Host, MOUNT, Mode, V1Mount};
 pub use live::allow_devices;
 pub use oom::{OomInfo, hopeless, too_low};
 pub use path::SystemdPath;
-pub use plan::{CgroupPlan, Driver, Request, plan, plan_on};
+pub use plan::{CgroupPlan, Driver, Request, SYSTEMD, plan, plan_on};
 pub use state::{CgroupState, Group};

@@ -10,6 +10,7 @@ mod docs;
 mod doctor;
 mod exec_bundle;
 mod explain;
+mod features;
 pub mod flags;
 mod gpu;
 mod images;
@@ -21,7 +22,9 @@ mod logs;
 mod monitor;
 mod nvidia_hook;
 mod out;
+mod pause;
 mod people;
+mod ps;
 pub mod pull;
 mod run_image;
 pub mod units;
@@ -29,6 +32,7 @@ mod update;
 mod volume;
 
 use crate::cell::Store;
+use crate::spec::default::OCI_VERSION;
 use crate::{Error, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -128,9 +132,13 @@ enum Command {
     Kill(lifecycle::Kill),
     /// Delete a cell and what it holds
     Delete(lifecycle::Delete),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
     Update(update::Update),
+    Ps(ps::Ps),
     /// List cells
     List(lifecycle::List),
+    Features(features::Features),
     Config(config::Config),
     Completions(docs::Completions),
     Man(docs::Man),
@@ -183,6 +191,7 @@ fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
         "delete" => alone("delete", &args, Command::Delete),
         RUNC_RUN => alone(RUNC_RUN, &args, Command::RunBundle),
         "exec" => alone("exec", &args, Command::Exec),
+        "features" => alone("features", &args, Command::Features),
         _ => None,
     });
     match hot {
@@ -228,7 +237,11 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::State(a) => a.run(g)?,
         Command::Kill(a) => a.run(g)?,
         Command::Delete(a) => a.run(g)?,
+        Command::Pause(a) => a.run(g)?,
+        Command::Resume(a) => a.run(g)?,
         Command::Update(a) => a.run(g)?,
+        Command::Ps(a) => a.run(g)?,
+        Command::Features(a) => a.run()?,
         Command::List(a) => a.run(g)?,
         Command::Pull(a) => pull::run(a).map(|()| 0)?,
         Command::Exec(a) => a.run(g)?,
@@ -244,12 +257,17 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
     })
 }
 
+/// The commit this was built from.
+const COMMIT: &str = match option_env!("GPUCELL_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
 /// What `--version` prints; callers read the first line's `X version V` and the `spec:` line.
 fn version() -> String {
     format!(
-        "gpucell version {}\ncommit: {}\nspec: 1.3.0\n",
+        "gpucell version {}\ncommit: {COMMIT}\nspec: {OCI_VERSION}\n",
         env!("CARGO_PKG_VERSION"),
-        option_env!("GPUCELL_COMMIT").unwrap_or("unknown")
     )
 }
 

@@ -90,18 +90,28 @@ fn uts_names(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
     Ok(())
 }
 
+/// The kinds of hooks, in the order in which they run (config.md, "POSIX-platform Hooks").
+pub(crate) const HOOKS: [&str; 6] = [
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
+];
+
 /// config.md, "POSIX-platform Hooks".
 #[allow(deprecated)] // prestart: deprecated, not removed; NVIDIA's and others' still use it.
 fn check_hooks(hooks: &Hooks) -> Result<()> {
-    let lists: [(&str, &Option<Vec<Hook>>); 6] = [
-        ("prestart", hooks.prestart()),
-        ("createRuntime", hooks.create_runtime()),
-        ("createContainer", hooks.create_container()),
-        ("startContainer", hooks.start_container()),
-        ("poststart", hooks.poststart()),
-        ("poststop", hooks.poststop()),
+    let lists: [&Option<Vec<Hook>>; 6] = [
+        hooks.prestart(),
+        hooks.create_runtime(),
+        hooks.create_container(),
+        hooks.start_container(),
+        hooks.poststart(),
+        hooks.poststop(),
     ];
-    for (name, list) in lists {
+    for (name, list) in HOOKS.iter().zip(lists) {
         for (i, hook) in list.iter().flatten().enumerate() {
             let at = |member: &str| format!("hooks.{name}[{i}].{member}");
             absolute(&at("path"), hook.path())?;

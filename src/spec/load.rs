@@ -24,6 +24,9 @@ use crate::{Error, Result};
 /// 30 KiB; the bound only keeps a hostile or mistaken file from filling the memory.
 pub const MAX_SIZE: u64 = 16 << 20;
 
+/// Oldest version of runtime-spec that is read.
+pub(crate) const OLDEST_VERSION: &str = "1.0.0";
+
 /// Newest minor version of runtime-spec 1.x whose properties are all carried out.
 const NEWEST_MINOR: u64 = 3;
 

@@ -160,6 +160,16 @@ pub fn seccomp_filter(insns: &[libc::sock_filter], flags: u64) -> Sys<Option<Own
     Ok(None)
 }
 
+/// Whether this kernel knows a flag of SECCOMP_SET_MODE_FILTER. It looks at the flags first (EINVAL) and
+/// then at the program, which is not there (EFAULT): nothing is installed (seccomp(2), "ERRORS").
+pub fn seccomp_flag(flag: u32) -> bool {
+    const SET_MODE_FILTER: u32 = 1;
+    let none: *const libc::sock_fprog = std::ptr::null();
+    // SAFETY: the kernel answers a null program with EFAULT.
+    let answer = check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flag, none) });
+    answer == Err(Errno::EFAULT)
+}
+
 /// Brings the loopback interface of the current network namespace up (netdevice(7)).
 pub fn loopback_up() -> Sys<()> {
     // SAFETY: plain integers.

@@ -25,13 +25,14 @@
 mod arch;
 mod args;
 mod emit;
+pub(crate) mod names;
 mod rules;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Arch as SpecArch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompFilterFlag as Flag,
+    LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompFilterFlag as Flag,
 };
 
 pub use arch::{Arch, Call, X32_BIT, is_known};
@@ -151,15 +152,11 @@ pub fn compile_for(spec: &LinuxSeccomp, host: Arch) -> Result<Program> {
 fn architectures(spec: &LinuxSeccomp, host: Arch) -> Vec<Arch> {
     let mut archs = vec![host];
     for listed in spec.architectures().iter().flatten() {
-        let a = match listed {
-            SpecArch::ScmpArchX86_64 => Arch::X86_64,
-            SpecArch::ScmpArchX86 => Arch::X86,
-            SpecArch::ScmpArchX32 => Arch::X32,
-            SpecArch::ScmpArchAarch64 => Arch::Aarch64,
-            SpecArch::ScmpArchArm => Arch::Arm,
-            // The host's own, or one whose programs the host can't run.
-            _ => continue,
+        // One that has no table is the host's own, or the host can't run its programs.
+        let Some((_, a)) = names::ARCHS.iter().find(|(name, _)| name == listed) else {
+            continue;
         };
+        let a = *a;
         if a.runs_on(host) && !archs.contains(&a) {
             archs.push(a);
         }
@@ -179,15 +176,12 @@ fn action(at: impl FnOnce() -> String, action: Action, errno: Option<u32>) -> Re
             format!("expected at most 65535, found {data}"),
         ));
     }
+    let Some((_, ret)) = names::ACTIONS.iter().find(|(name, _)| *name == action) else {
+        return Err(Error::config(at(), format!("unknown action {action}")));
+    };
     Ok(match action {
-        Action::ScmpActKill | Action::ScmpActKillThread => 0,
-        Action::ScmpActKillProcess => 0x8000_0000,
-        Action::ScmpActTrap => 0x0003_0000,
-        Action::ScmpActErrno => 0x0005_0000 | data,
-        Action::ScmpActNotify => 0x7fc0_0000,
-        Action::ScmpActTrace => 0x7ff0_0000 | data,
-        Action::ScmpActLog => 0x7ffc_0000,
-        Action::ScmpActAllow => 0x7fff_0000,
+        Action::ScmpActErrno | Action::ScmpActTrace => ret | data,
+        _ => *ret,
     })
 }
 
@@ -354,21 +348,19 @@ fn notify(spec: &LinuxSeccomp) -> Option<Notify> {
 fn flags(spec: &LinuxSeccomp, notify: bool, warnings: &mut Vec<String>) -> u32 {
     let mut flags = 0;
     for flag in spec.flags().iter().flatten() {
+        let number = names::FLAGS.iter().find(|(name, _)| name == flag);
         flags |= match flag {
             // Every thread of the process: there is one, so that the flag changes nothing; and
             // with a listener it would turn the returned descriptor into an error code.
             Flag::SeccompFilterFlagTsync => 0,
-            Flag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG as u32,
-            Flag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32,
-            Flag::SeccompFilterFlagWaitKillableRecv if notify => {
-                libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV as u32
-            }
-            Flag::SeccompFilterFlagWaitKillableRecv => {
+            Flag::SeccompFilterFlagWaitKillableRecv if !notify => {
                 warnings.push(format!(
                     "linux.seccomp.flags: {flag} is ignored: no rule has SCMP_ACT_NOTIFY"
                 ));
                 0
             }
+            // Always found: the table has every value of the type (a test says so).
+            _ => number.map_or(0, |(_, number)| *number),
         };
     }
     if notify {

@@ -15,7 +15,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator as Op};
+use oci_spec::runtime::LinuxSeccompArg;
+
+use super::names::OPERATORS;
 
 /// One condition on one argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +32,7 @@ pub(super) struct Cond {
 
 /// The comparison operators (oci-spec's type has no order).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Op2 {
+pub(crate) enum Op2 {
     Ne,
     Lt,
     Le,
@@ -42,15 +44,9 @@ pub(super) enum Op2 {
 
 impl Cond {
     pub(super) fn new(arg: &LinuxSeccompArg) -> Cond {
-        let op = match arg.op() {
-            Op::ScmpCmpNe => Op2::Ne,
-            Op::ScmpCmpLt => Op2::Lt,
-            Op::ScmpCmpLe => Op2::Le,
-            Op::ScmpCmpEq => Op2::Eq,
-            Op::ScmpCmpGe => Op2::Ge,
-            Op::ScmpCmpGt => Op2::Gt,
-            Op::ScmpCmpMaskedEq => Op2::Masked,
-        };
+        let named = OPERATORS.iter().find(|(name, _)| *name == arg.op());
+        // Always found: the table has every value of the type (a test says so).
+        let op = named.map_or(Op2::Ne, |(_, op)| *op);
         // config-linux.md, "Seccomp": for masked equality `value` is the mask, `valueTwo` the value.
         let (mask, value) = match op {
             Op2::Masked => (arg.value(), arg.value_two().unwrap_or(0) & arg.value()),

@@ -10,7 +10,8 @@ mod mounts;
 mod process;
 
 pub use hooks::{hook, works};
-pub(crate) use mounts::{is_bind, proc_file};
+pub(crate) use mounts::{is_bind, known_options, proc_file};
+pub(crate) use process::{MEMORY_FLAGS, MEMORY_MODES};
 pub use process::{cap_mask, cpu_list, process};
 
 use crate::plan::{IdMaps, IdRange, Kind, Namespaces, OverlayPlan, Plan, RootPlan};
@@ -139,19 +140,28 @@ fn paths(at: &str, list: &Option<Vec<String>>) -> Result<Vec<CString>> {
         .collect()
 }
 
+/// Every namespace there is, in the order of the runtime-spec.
+pub(crate) const NAMESPACES: [(LinuxNamespaceType, Kind); 8] = [
+    (LinuxNamespaceType::Pid, Kind::Pid),
+    (LinuxNamespaceType::Network, Kind::Network),
+    (LinuxNamespaceType::Mount, Kind::Mount),
+    (LinuxNamespaceType::Ipc, Kind::Ipc),
+    (LinuxNamespaceType::Uts, Kind::Uts),
+    (LinuxNamespaceType::User, Kind::User),
+    (LinuxNamespaceType::Cgroup, Kind::Cgroup),
+    (LinuxNamespaceType::Time, Kind::Time),
+];
+
 fn namespaces(linux: &Linux) -> Result<Namespaces> {
     let mut out = Namespaces::default();
     for (i, ns) in linux.namespaces().iter().flatten().enumerate() {
-        let kind = match ns.typ() {
-            LinuxNamespaceType::Mount => Kind::Mount,
-            LinuxNamespaceType::Cgroup => Kind::Cgroup,
-            LinuxNamespaceType::Uts => Kind::Uts,
-            LinuxNamespaceType::Ipc => Kind::Ipc,
-            LinuxNamespaceType::User => Kind::User,
-            LinuxNamespaceType::Pid => Kind::Pid,
-            LinuxNamespaceType::Network => Kind::Network,
-            LinuxNamespaceType::Time => Kind::Time,
+        let Some((_, kind)) = NAMESPACES.iter().find(|(typ, _)| *typ == ns.typ()) else {
+            return Err(Error::config(
+                format!("linux.namespaces[{i}].type"),
+                "unknown",
+            ));
         };
+        let kind = *kind;
         match ns.path() {
             Some(p) if !p.as_os_str().is_empty() => {
                 let at = format!("linux.namespaces[{i}].path");

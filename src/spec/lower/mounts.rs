@@ -44,47 +44,93 @@ struct Options {
     params: Vec<(String, Option<String>)>,
 }
 
-/// One attribute change: (set, clear).
-type Change = (u64, u64);
+/// Mount attributes by their option name: set, clear. Each has a form for the whole tree, with an `r`
+/// before it (runtime-spec, config.md, "Linux mount options"). Setting an access time mode clears the
+/// field first, as mount_setattr(2) demands.
+const ATTRIBUTES: [(&str, u64, u64); 18] = [
+    ("ro", m::MOUNT_ATTR_RDONLY, 0),
+    ("rw", 0, m::MOUNT_ATTR_RDONLY),
+    ("nosuid", m::MOUNT_ATTR_NOSUID, 0),
+    ("suid", 0, m::MOUNT_ATTR_NOSUID),
+    ("nodev", m::MOUNT_ATTR_NODEV, 0),
+    ("dev", 0, m::MOUNT_ATTR_NODEV),
+    ("noexec", m::MOUNT_ATTR_NOEXEC, 0),
+    ("exec", 0, m::MOUNT_ATTR_NOEXEC),
+    ("nodiratime", m::MOUNT_ATTR_NODIRATIME, 0),
+    ("diratime", 0, m::MOUNT_ATTR_NODIRATIME),
+    ("nosymfollow", m::MOUNT_ATTR_NOSYMFOLLOW, 0),
+    ("symfollow", 0, m::MOUNT_ATTR_NOSYMFOLLOW),
+    ("noatime", m::MOUNT_ATTR_NOATIME, m::MOUNT_ATTR_ATIME),
+    (
+        "strictatime",
+        m::MOUNT_ATTR_STRICTATIME,
+        m::MOUNT_ATTR_ATIME,
+    ),
+    ("relatime", m::MOUNT_ATTR_RELATIME, m::MOUNT_ATTR_ATIME),
+    // The kernel's default is relatime: taking another mode back ends there.
+    ("atime", m::MOUNT_ATTR_RELATIME, m::MOUNT_ATTR_ATIME),
+    ("norelatime", m::MOUNT_ATTR_RELATIME, m::MOUNT_ATTR_ATIME),
+    ("nostrictatime", m::MOUNT_ATTR_RELATIME, m::MOUNT_ATTR_ATIME),
+];
 
-/// Mount attributes by their option name. Setting an access time mode clears the field first,
-/// as mount_setattr(2) demands.
-fn attribute(name: &str) -> Option<Change> {
-    Some(match name {
-        "ro" => (m::MOUNT_ATTR_RDONLY, 0),
-        "rw" => (0, m::MOUNT_ATTR_RDONLY),
-        "nosuid" => (m::MOUNT_ATTR_NOSUID, 0),
-        "suid" => (0, m::MOUNT_ATTR_NOSUID),
-        "nodev" => (m::MOUNT_ATTR_NODEV, 0),
-        "dev" => (0, m::MOUNT_ATTR_NODEV),
-        "noexec" => (m::MOUNT_ATTR_NOEXEC, 0),
-        "exec" => (0, m::MOUNT_ATTR_NOEXEC),
-        "nodiratime" => (m::MOUNT_ATTR_NODIRATIME, 0),
-        "diratime" => (0, m::MOUNT_ATTR_NODIRATIME),
-        "nosymfollow" => (m::MOUNT_ATTR_NOSYMFOLLOW, 0),
-        "symfollow" => (0, m::MOUNT_ATTR_NOSYMFOLLOW),
-        "noatime" => (m::MOUNT_ATTR_NOATIME, m::MOUNT_ATTR_ATIME),
-        "strictatime" => (m::MOUNT_ATTR_STRICTATIME, m::MOUNT_ATTR_ATIME),
-        // The kernel's default is relatime: taking another mode back ends there.
-        "relatime" | "atime" | "norelatime" | "nostrictatime" => {
-            (m::MOUNT_ATTR_RELATIME, m::MOUNT_ATTR_ATIME)
-        }
-        _ => return None,
-    })
+/// Propagation by its option name, as mount(2) flags.
+const PROPAGATION: [(&str, u64); 8] = [
+    ("private", libc::MS_PRIVATE),
+    ("rprivate", libc::MS_PRIVATE | libc::MS_REC),
+    ("shared", libc::MS_SHARED),
+    ("rshared", libc::MS_SHARED | libc::MS_REC),
+    ("slave", libc::MS_SLAVE),
+    ("rslave", libc::MS_SLAVE | libc::MS_REC),
+    ("unbindable", libc::MS_UNBINDABLE),
+    ("runbindable", libc::MS_UNBINDABLE | libc::MS_REC),
+];
+
+/// Names that say what the mount is rather than how it behaves.
+const KINDS: [(&str, fn(&mut Options)); 6] = [
+    ("bind", |o| o.bind = true),
+    ("rbind", |o| {
+        o.bind = true;
+        o.recursive = true;
+    }),
+    ("remount", |o| o.remount = true),
+    ("tmpcopyup", |o| o.copy_up = true),
+    ("idmap", |o| o.idmap = Some(false)),
+    ("ridmap", |o| o.idmap = Some(true)),
+];
+
+/// Names of mount(8) that change nothing: defaults, and the absence of a kernel flag.
+const NOTHING: [&str; 7] = [
+    "defaults",
+    "loud",
+    "silent",
+    "noiversion",
+    "nomand",
+    "nolazytime",
+    "async",
+];
+
+/// Flags that the kernel takes for every file system (fs/fs_context.c, `common_set_sb_flag`): they go
+/// to it as they are.
+const SUPERBLOCK: [&str; 4] = ["dirsync", "lazytime", "mand", "sync"];
+
+/// Every option with a meaning of its own here, sorted (`features`). All others are the file system's.
+pub(crate) fn known_options() -> Vec<String> {
+    let attributes = || ATTRIBUTES.iter().map(|a| a.0);
+    let mut names: Vec<String> = attributes()
+        .chain(PROPAGATION.iter().map(|p| p.0))
+        .chain(KINDS.iter().map(|k| k.0))
+        .chain(NOTHING)
+        .chain(SUPERBLOCK)
+        .map(str::to_owned)
+        .chain(attributes().map(|name| format!("r{name}")))
+        .collect();
+    names.sort();
+    names
 }
 
-fn propagation(name: &str) -> Option<u64> {
-    Some(match name {
-        "private" => libc::MS_PRIVATE,
-        "rprivate" => libc::MS_PRIVATE | libc::MS_REC,
-        "shared" => libc::MS_SHARED,
-        "rshared" => libc::MS_SHARED | libc::MS_REC,
-        "slave" => libc::MS_SLAVE,
-        "rslave" => libc::MS_SLAVE | libc::MS_REC,
-        "unbindable" => libc::MS_UNBINDABLE,
-        "runbindable" => libc::MS_UNBINDABLE | libc::MS_REC,
-        _ => return None,
-    })
+fn attribute(name: &str) -> Option<(u64, u64)> {
+    let found = ATTRIBUTES.iter().find(|a| a.0 == name);
+    found.map(|(_, set, clr)| (*set, *clr))
 }
 
 impl Options {
@@ -107,30 +153,16 @@ impl Options {
         } else if let Some((set, clr)) = name.strip_prefix('r').and_then(attribute) {
             self.rec_set = self.rec_set & !clr | set;
             self.rec_clr = self.rec_clr & !set | clr;
-        } else if let Some(p) = propagation(name) {
-            self.propagation.push(p);
-        } else {
-            match name {
-                "" | "defaults" | "loud" | "silent" => {}
-                "bind" => self.bind = true,
-                "rbind" => {
-                    self.bind = true;
-                    self.recursive = true;
-                }
-                "remount" => self.remount = true,
-                "tmpcopyup" => self.copy_up = true,
-                "idmap" => self.idmap = Some(false),
-                "ridmap" => self.idmap = Some(true),
-                // Names of mount(8) whose kernel flag is the absence of another.
-                "noiversion" | "nomand" | "nolazytime" | "async" => {}
-                other => {
-                    let (key, value) = match other.split_once('=') {
-                        Some((k, v)) => (k, Some(v.to_owned())),
-                        None => (other, None),
-                    };
-                    self.params.push((key.to_owned(), value));
-                }
-            }
+        } else if let Some((_, flags)) = PROPAGATION.iter().find(|p| p.0 == name) {
+            self.propagation.push(*flags);
+        } else if let Some((_, put)) = KINDS.iter().find(|k| k.0 == name) {
+            put(self);
+        } else if !name.is_empty() && !NOTHING.contains(&name) {
+            let (key, value) = match name.split_once('=') {
+                Some((k, v)) => (k, Some(v.to_owned())),
+                None => (name, None),
+            };
+            self.params.push((key.to_owned(), value));
         }
     }
 }
@@ -391,6 +423,21 @@ mod tests {
             parse(r#"{"destination":"/a","source":"/a","options":["bind","rro","rrw","rro"]}"#);
         let got = got.unwrap();
         assert_eq!((got.rec_set, got.rec_clr), (m::MOUNT_ATTR_RDONLY, 0));
+    }
+
+    #[test]
+    fn the_known_options_are_no_parameters_of_a_file_system() {
+        let names = known_options();
+        for must in ["ro", "rro", "rnosymfollow", "rbind", "runbindable", "idmap"] {
+            assert!(names.iter().any(|n| n == must), "{must}");
+        }
+        assert!(names.windows(2).all(|w| w[0] < w[1]), "{names:?}");
+        for name in names {
+            let mut o = Options::default();
+            o.add(&name);
+            let passed = SUPERBLOCK.contains(&name.as_str());
+            assert_eq!(o.params.len(), usize::from(passed), "{name}");
+        }
     }
 
     #[test]

@@ -242,27 +242,35 @@ pub(super) fn personality(linux: &Linux) -> Result<Option<u64>> {
     }))
 }
 
-/// set_mempolicy(2): mode | flags and the nodes. Numbers from include/uapi/linux/mempolicy.h.
+/// Modes of set_mempolicy(2). Numbers from include/uapi/linux/mempolicy.h.
+pub(crate) const MEMORY_MODES: [(MemoryPolicyModeType, i32); 7] = [
+    (MemoryPolicyModeType::MpolDefault, 0),
+    (MemoryPolicyModeType::MpolPreferred, 1),
+    (MemoryPolicyModeType::MpolBind, 2),
+    (MemoryPolicyModeType::MpolInterleave, 3),
+    (MemoryPolicyModeType::MpolLocal, 4),
+    (MemoryPolicyModeType::MpolPreferredMany, 5),
+    (MemoryPolicyModeType::MpolWeightedInterleave, 6),
+];
+
+/// Flags of its modes, likewise.
+pub(crate) const MEMORY_FLAGS: [(MemoryPolicyFlagType, i32); 3] = [
+    (MemoryPolicyFlagType::MpolFStaticNodes, 1 << 15),
+    (MemoryPolicyFlagType::MpolFRelativeNodes, 1 << 14),
+    (MemoryPolicyFlagType::MpolFNumaBalancing, 1 << 13),
+];
+
+/// set_mempolicy(2): mode | flags and the nodes.
 pub(super) fn mempolicy(linux: &Linux) -> Result<Option<(i32, Vec<u64>)>> {
     let Some(p) = linux.memory_policy() else {
         return Ok(None);
     };
-    let mode = match p.mode() {
-        MemoryPolicyModeType::MpolDefault => 0,
-        MemoryPolicyModeType::MpolPreferred => 1,
-        MemoryPolicyModeType::MpolBind => 2,
-        MemoryPolicyModeType::MpolInterleave => 3,
-        MemoryPolicyModeType::MpolLocal => 4,
-        MemoryPolicyModeType::MpolPreferredMany => 5,
-        MemoryPolicyModeType::MpolWeightedInterleave => 6,
+    let Some((_, mode)) = MEMORY_MODES.iter().find(|(name, _)| *name == p.mode()) else {
+        return Err(Error::config("linux.memoryPolicy.mode", "unknown"));
     };
-    let flags = p.flags().iter().flatten().fold(0, |f, flag| {
-        f | match flag {
-            MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
-            MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
-            MemoryPolicyFlagType::MpolFNumaBalancing => 1 << 13,
-        }
-    });
+    let wanted = |name: &MemoryPolicyFlagType| p.flags().iter().flatten().any(|f| f == name);
+    let flags = MEMORY_FLAGS.iter().filter(|(name, _)| wanted(name));
+    let flags = flags.fold(0, |all, (_, flag)| all | flag);
     let at = "linux.memoryPolicy.nodes";
     let nodes = cpu_list(at, p.nodes().as_deref().unwrap_or(""))?;
     let takes_nodes = !matches!(
