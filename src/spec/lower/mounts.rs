@@ -85,8 +85,10 @@ const PROPAGATION: [(&str, u64); 8] = [
     ("runbindable", libc::MS_UNBINDABLE | libc::MS_REC),
 ];
 
-/// Names that say what the mount is rather than how it behaves.
-const KINDS: [(&str, fn(&mut Options)); 6] = [
+/// An option that says what the mount is rather than how it behaves, and what it sets.
+type Kind = (&'static str, fn(&mut Options));
+
+const KINDS: [Kind; 6] = [
     ("bind", |o| o.bind = true),
     ("rbind", |o| {
         o.bind = true;
