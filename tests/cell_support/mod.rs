@@ -153,6 +153,12 @@ impl Cell {
             }
             let read = |f: &str| fs::read(p.path().join(f)).unwrap_or_default();
             let text = |f: &str| String::from_utf8_lossy(&read(f)).replace('\0', " ");
+            // A dead orphan is the machine's to reap, in its own time.
+            let stat = text("stat");
+            let after = stat.rsplit(") ").next().unwrap_or_default();
+            if after.starts_with("Z 1 ") {
+                continue;
+            }
             if text("cgroup").contains(&self.id) || text("cmdline").contains(&self.id) {
                 left.push(format!(
                     "process {name}: {}{}",

@@ -1,0 +1,33 @@
+# The test machine as the parts of scripts/test use it; sourced. Programs run in it at the paths they were
+# built at: the repository is there under its own path, on a writable layer of the machine's own.
+
+# guest_start NAME PROGRAMS: starts it afresh. PROGRAMS is a pattern of the test programs it is to run.
+guest_start() {
+  export GPUCELL_VM_NAME=$1
+  "$REPO/scripts/vm" stop
+  "$REPO/scripts/vm" start
+  trap '"$REPO/scripts/vm" stop' EXIT
+  say "  in the test machine: $(guest '. /etc/os-release; echo "$PRETTY_NAME, kernel $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"')"
+  # The tests keep scratch files below target/tmp.
+  guest "mkdir -p /run/layer && mount -t tmpfs layer /run/layer && mkdir -p /run/layer/{up,work} $(printf %q "$REPO") &&
+    mount -t overlay overlay -o lowerdir=/mnt/share,upperdir=/run/layer/up,workdir=/run/layer/work $(printf %q "$REPO")"
+  # A cargo target folder outside the repository is not in the share: copy the programs.
+  case $TARGET_DIR in
+  "$REPO"/*) ;;
+  *) local name files=()
+     for name in $(program_names "$2"); do files+=("$(program_path "$name")"); done
+     "$REPO/scripts/vm" put "${files[@]}" "$(programs debug)/deps"
+     "$REPO/scripts/vm" put "$(programs debug)/gpucell" "$(programs debug)" ;;
+  esac
+}
+
+# guest CMD: a shell command in it.
+guest() { "$REPO/scripts/vm" run "$@"; }
+
+# guest_program NAME [ARGUMENT...]: a test program in it.
+guest_program() {
+  local path; path=$(program_path "$1"); shift
+  guest "cd $(printf %q "$REPO") && $path --quiet $*"
+}
+
+guest_stop() { "$REPO/scripts/vm" stop; trap - EXIT; }

@@ -1,0 +1,24 @@
+# Part `crash`: gpucell and its children are killed at their system calls, and nothing may be left behind:
+# on this machine, and in the test machine. A sample of the points; `--all` takes every one.
+
+part_crash() {
+  need_root "cells are made and their makers killed"
+  build_tests || return 0
+  "$REPO/scripts/bundle" hello
+  local points= few=GPUCELL_CRASH_POINTS=4
+  [ -z "$ALL" ] || points=GPUCELL_CRASH_POINTS=all few=$points
+  cd "$REPO"
+  tests crash_cells env $points timeout -k 10 3600 "$(program_path crash_cells)" --quiet --nocapture
+  kills crash_cells
+  guest_start crash crash_
+  # On one processor: each stop of a traced process would wake another one, which emulation makes dear.
+  tests crash_cells-vm env GPUCELL_VM_TIMEOUT=14400 "$REPO/scripts/vm" run \
+    "cd $(printf %q "$REPO") && $few taskset -c 0 $(program_path crash_cells) --quiet --nocapture"
+  kills crash_cells-vm
+  guest_stop
+}
+
+# kills NAME: how many there were, from the test's own words.
+kills() {
+  say "  $1: $(awk '$4 == "kills" { n += $3; calls += $6; late += $8 } END { printf "%d kills, of %d calls traced; %d left something to undo", n, calls, late }' "$LOGS/crash-$1.log")"
+}
