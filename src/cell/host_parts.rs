@@ -82,7 +82,8 @@ pub fn refuse(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn resctrl() -> Result<PathBuf> {
+/// Where the resctrl file system is mounted.
+pub fn resctrl() -> Result<PathBuf> {
     intel_rdt::find_resctrl_mount_point().map_err(|_| {
         Error::unsupported(
             "linux.intelRdt",
@@ -97,7 +98,7 @@ pub fn resctrl_made(rdt: Option<&LinuxIntelRdt>, id: &str) -> Result<Vec<PathBuf
     let Some(rdt) = rdt else {
         return Ok(Vec::new());
     };
-    let group = resctrl()?.join(rdt.clos_id().as_deref().unwrap_or(id));
+    let group = super::schemata::group(&resctrl()?, rdt, id);
     let mut made = Vec::new();
     if rdt.enable_monitoring().unwrap_or(false) {
         made.push(group.join("mon_groups").join(id));

@@ -1,6 +1,7 @@
 //! The life of a cell after its creation: start, kill, delete.
 
 use super::hooks;
+use super::schemata::Schemata;
 use super::status::Status;
 use super::store::{Lock, Saved, Store};
 use crate::sys::clone;
@@ -241,17 +242,62 @@ pub fn processes(store: &Store, id: &str) -> Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// Changes the limits of a live cell to those that are set in `resources`. Gives back warnings.
+/// Changes the limits of a live cell to those that are set, and the saved configuration with them. Gives
+/// back warnings.
 ///
 /// # Errors
-/// It is stopped; as [`crate::cgroup::CgroupState::update`].
-pub fn update(store: &Store, id: &str, resources: &LinuxResources) -> Result<Vec<String>> {
-    let _lock = store.lock(id)?;
+/// It is stopped; as [`crate::cgroup::CgroupState::update`] and [`Schemata`].
+pub fn update(
+    store: &Store,
+    id: &str,
+    mut resources: LinuxResources,
+    schemata: &Schemata,
+) -> Result<Vec<String>> {
+    let lock = store.lock(id)?;
     let saved = store.load(id)?;
     if saved.status(store) == Status::Stopped {
         return Err(Error::msg("container not running"));
     }
-    saved.cgroup.update(resources)
+    let spec = load_config(&lock)?;
+    let linux = spec.linux().as_ref();
+    keep_swap(&mut resources, linux.and_then(|l| l.resources().as_ref()));
+    let file = match schemata.is_empty() {
+        true => None,
+        false => {
+            let rdt = linux.and_then(|l| l.intel_rdt().as_ref());
+            let root = super::host_parts::resctrl().ok();
+            Some(schemata.file(root.as_deref(), rdt, id)?)
+        }
+    };
+    let warnings = saved.cgroup.update(&resources)?;
+    if let Some(file) = file {
+        schemata.write(&file)?;
+    }
+    // What the cell has now, for whoever asks later.
+    let mut config = saved_config(&lock)?;
+    crate::spec::resources::merge(&mut config, &resources)?;
+    schemata.merge(&mut config);
+    lock.write("config.json", config.to_string().as_bytes())?;
+    Ok(warnings)
+}
+
+fn saved_config(lock: &Lock) -> Result<serde_json::Value> {
+    let path = lock.dir().join("config.json");
+    let fail = |e: io::Error| Error::step("read", path.display().to_string(), e);
+    serde_json::from_slice(&fs::read(&path).map_err(fail)?).map_err(|e| fail(e.into()))
+}
+
+/// `swap` is memory and swap together, and stays so when only the memory limit changes. v1 keeps the sum by
+/// itself; the file of v2 is for swap alone, and is worked out anew (as in runc).
+fn keep_swap(new: &mut LinuxResources, old: Option<&LinuxResources>) {
+    let total = old.and_then(|r| r.memory().as_ref()).and_then(|m| m.swap());
+    if let Some(memory) = new.memory_mut()
+        && memory.limit().is_some_and(|l| l > 0)
+        && memory.swap().is_none_or(|s| s == 0)
+        && let Some(total) = total.filter(|&s| s > 0)
+    {
+        memory.set_swap(Some(total));
+    }
 }
 
 impl Saved {

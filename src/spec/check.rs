@@ -18,10 +18,18 @@ mod seccomp;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, Hooks, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Hook, Hooks, LinuxNamespaceType, LinuxResources, Process, Spec};
 
 use crate::{Error, Result};
 use namespaces::Namespaces;
+
+/// Checks limits by themselves, as `update` gets them.
+///
+/// # Errors
+/// As [`check`].
+pub fn resources(resources: &LinuxResources) -> Result<()> {
+    resources::check(resources)
+}
 
 /// Checks a configuration for `create`. Returns what deserves a warning, one line each.
 ///

@@ -132,6 +132,20 @@ impl Cell {
         self.state()["pid"].as_i64().expect("a pid") as i32
     }
 
+    /// A file of the cell's group, whichever hierarchy has it.
+    pub fn group_file(&self, name: &str) -> Option<PathBuf> {
+        let dirs = groups(&self.id).into_iter();
+        dirs.map(|g| PathBuf::from(g.trim_start_matches("group ")).join(name))
+            .find(|f| f.exists())
+    }
+
+    /// What is in it.
+    pub fn group_value(&self, name: &str) -> String {
+        let file = self.group_file(name).unwrap_or_else(|| panic!("no {name}"));
+        let text = fs::read_to_string(file).expect("a control file");
+        text.trim().to_owned()
+    }
+
     /// Waits for a status.
     pub fn wait_for(&self, status: &str) {
         until(status, || self.status() == status);

@@ -8,7 +8,7 @@
 //! by a write to cgroup.procs (7 to 10 ms each). The tests compare the resulting files with
 //! those that libcgroups writes.
 
-use super::v2::{check_burst, check_idle, check_weight};
+use super::v2::{check_burst, check_idle, check_weight, check_weight_of_idle};
 use super::{Need, Present, Writes, check_page_size, check_word, device};
 use crate::error::{Error, Result};
 use oci_spec::runtime::{
@@ -137,6 +137,7 @@ pub(crate) fn cpu(w: &mut Writes, c: &LinuxCpu, now: Present<'_>) -> Result<()> 
         if idle == Some(1) {
             w.warn("linux.resources.cpu.shares is ignored: cpu.idle sets the lowest weight");
         } else {
+            check_weight_of_idle(idle, now)?;
             w.push("cpu", "cpu.shares", s);
         }
     }

@@ -126,6 +126,7 @@ pub(crate) fn cpu(w: &mut Writes, c: &LinuxCpu, now: Present<'_>) -> Result<()> 
             // The kernel refuses a weight (EINVAL) while cpu.idle is 1: the weight is then fixed.
             w.warn("linux.resources.cpu.shares is ignored: cpu.idle sets the lowest weight");
         } else {
+            check_weight_of_idle(idle, now)?;
             w.push("cpu", "cpu.weight", weight);
         }
     }
@@ -172,6 +173,17 @@ pub(super) fn check_idle(c: &LinuxCpu) -> Result<Option<i64>> {
             format!("expected 0 or 1, not {i}"),
         )),
         other => Ok(other),
+    }
+}
+
+/// The kernel refuses a weight for a group that is idle (EINVAL).
+pub(super) fn check_weight_of_idle(idle: Option<i64>, now: Present<'_>) -> Result<()> {
+    match now("cpu", "cpu.idle") {
+        Some(text) if idle.is_none() && text.trim() == "1" => Err(Error::config(
+            "linux.resources.cpu.shares",
+            "the cell is idle, which fixes its weight: set linux.resources.cpu.idle to 0 too",
+        )),
+        _ => Ok(()),
     }
 }
 
