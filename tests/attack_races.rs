@@ -165,7 +165,8 @@ fn a_nodes_folder_becomes_a_link() {
     race.run(&["true"], |race, _, tally| race.made("in", tally));
 }
 
-/// A tmpfs that begins with what lies under it: never with what the host has there.
+/// A tmpfs that begins with what lies under it, in which a folder is swapped while it is copied: never
+/// with what the host has where the link leads.
 #[test]
 fn what_a_tmpfs_begins_with_becomes_a_link() {
     let race = Race::new(|c, race| {
@@ -173,7 +174,7 @@ fn what_a_tmpfs_begins_with_becomes_a_link() {
         fs::write(race.inside().join("secret"), "the image's\n").unwrap();
         let mounts = c["mounts"].as_array_mut().unwrap();
         mounts.push(json!({
-            "destination": "/vol/spot", "source": "tmpfs", "type": "tmpfs", "options": ["tmpcopyup"],
+            "destination": "/vol", "source": "tmpfs", "type": "tmpfs", "options": ["tmpcopyup"],
         }));
     });
     race.run(&["cat", "/vol/spot/secret"], |_, done, tally| {

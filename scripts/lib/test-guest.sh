@@ -24,10 +24,10 @@ guest_start() {
 # guest CMD: a shell command in it.
 guest() { "$REPO/scripts/vm" run "$@"; }
 
-# guest_program NAME [ARGUMENT...]: a test program in it.
+# guest_program NAME [ARGUMENT...]: a test program in it, with GUEST_ENV (`NAME=VALUE...`) as its environment.
 guest_program() {
   local path; path=$(program_path "$1"); shift
-  guest "cd $(printf %q "$REPO") && $path --quiet $*"
+  guest "cd $(printf %q "$REPO") && ${GUEST_ENV-} $path --quiet $*"
 }
 
 guest_stop() { "$REPO/scripts/vm" stop; trap - EXIT; }

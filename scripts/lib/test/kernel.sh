@@ -1,5 +1,4 @@
-# Part `kernel`: the cell_* and attack_* tests as root, on this machine's own kernel and cgroup layout;
-# those of GPUs are a part of their own.
+# Part `kernel`: the cell_* tests as root, on this machine's own kernel and cgroup layout.
 
 part_kernel() {
   local name before=$LOGS/kernel-before after=$LOGS/kernel-after mode
@@ -12,7 +11,7 @@ part_kernel() {
   say "  on this machine, kernel $(uname -r), $mode"
   traces > "$before"
   cd "$REPO"
-  for name in $(program_names 'cell_|attack_' | grep -v ^attack_nvidia_); do
+  for name in $(program_names cell_); do
     tests "$name" timeout -k 10 900 "$(program_path "$name")" --quiet
   done
   check miniconda-image env GPUCELL="$(programs debug)/gpucell" scripts/lib/check-miniconda-image

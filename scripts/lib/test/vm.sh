@@ -1,10 +1,12 @@
-# Part `vm`: the same cell_* programs in the test machine, where cgroup v2 has all controllers and
+# Part `vm`: the same cell_* and attack_* programs in the test machine, where cgroup v2 has all controllers and
 # systemd is pid 1. The programs are the static ones built here. The image tests
 # (cell_image*) stay out: unpacking does not depend on cgroups, and part of it is a race against umoci,
 # which emulation would decide. attack_nvidia_* too: they compile the libraries of their images.
 
 part_vm() {
   local name
+  # Under emulation a race's try takes twenty times as long.
+  local GUEST_ENV=GPUCELL_ATTACK_TRIES=50
   need_root "the test machine's image is made by root"
   build_tests || return 0
   "$REPO/scripts/bundle" hello
