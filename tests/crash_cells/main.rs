@@ -7,6 +7,8 @@
 
 #[path = "../cell_support/mod.rs"]
 mod cell_support;
+#[path = "../device_programs/mod.rs"]
+mod device_programs;
 #[path = "../fakes/mod.rs"]
 mod fakes;
 #[path = "../support/mod.rs"]
@@ -189,32 +191,12 @@ fn files(dir: &Path, out: &mut BTreeSet<String>) {
 
 /// The device programs of these cells that are loaded in this kernel.
 fn device_programs() -> Vec<String> {
-    use gpucell::sys::bpf::{instructions, program_by_id};
-    let ours = |id| {
-        let code = program_by_id(id).and_then(|p| instructions(&p));
-        // The filter compares both numbers at once.
-        let number = (241 << 20 | minor()) as i32;
-        code.is_ok_and(|code| code.iter().any(|i| i.imm == number))
-    };
-    const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
-    let mut found = Vec::new();
-    let mut attr = [0u32; 32];
-    loop {
-        // SAFETY: the attribute is a live, writable buffer of the size passed, without pointers.
-        let r = unsafe {
-            let size = size_of_val(&attr);
-            libc::syscall(libc::SYS_bpf, BPF_PROG_GET_NEXT_ID, attr.as_mut_ptr(), size)
-        };
-        if r != 0 {
-            let e = std::io::Error::last_os_error();
-            assert_eq!(e.raw_os_error(), Some(libc::ENOENT), "{e}");
-            return found;
-        }
-        attr[0] = attr[1]; // start_id = next_id
-        if ours(attr[0]) {
-            found.push(format!("device program {}", attr[0]));
-        }
-    }
+    // The filter compares both numbers at once.
+    let found = device_programs::with_number((241 << 20 | minor()) as i32);
+    found
+        .iter()
+        .map(|id| format!("device program {id}"))
+        .collect()
 }
 
 /// A command that is killed, on a cell that is in the state it needs.
