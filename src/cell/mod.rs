@@ -6,11 +6,13 @@
 
 pub mod child;
 pub mod create;
+pub mod events;
 pub mod fault;
 pub mod hooks;
 mod host_parts;
 pub mod live;
 pub mod ops;
+mod resctrl_stats;
 pub mod run;
 mod schemata;
 pub mod spawn;
@@ -21,6 +23,7 @@ mod view;
 pub mod wire;
 
 pub use create::{CreateOptions, Made, Prepared, Until, create, prepare};
+pub use events::Watched;
 pub use ops::{delete, kill, pause, processes, resume, start, update};
 pub use run::{RunOptions, RunOutcome, run};
 pub use schemata::Schemata;

@@ -8,6 +8,7 @@ pub mod cell_log;
 mod config;
 mod docs;
 mod doctor;
+mod events;
 mod exec_bundle;
 mod explain;
 mod features;
@@ -135,6 +136,7 @@ enum Command {
     Pause(pause::Pause),
     Resume(pause::Resume),
     Update(update::Update),
+    Events(events::Events),
     Ps(ps::Ps),
     /// List cells
     List(lifecycle::List),
@@ -240,6 +242,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Pause(a) => a.run(g)?,
         Command::Resume(a) => a.run(g)?,
         Command::Update(a) => a.run(g)?,
+        Command::Events(a) => a.run(g)?,
         Command::Ps(a) => a.run(g)?,
         Command::Features(a) => a.run()?,
         Command::List(a) => a.run(g)?,

@@ -4,6 +4,7 @@
 //! must not know flags or the host.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 
@@ -220,6 +221,49 @@ pub fn list(text: &str) -> Result<BTreeSet<u32>, String> {
     Ok(out)
 }
 
+/// A span of time as Go writes it: `5s`, `1.5h`, `1m30s`, `100ms`.
+///
+/// # Errors
+/// Go's wording (`time.ParseDuration`), for negative ones too.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("time: invalid duration \"{text}\"");
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return Err(bad());
+    }
+    let mut nanos: u128 = 0;
+    while !rest.is_empty() {
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(|| format!("time: missing unit in duration \"{text}\""))?;
+        let (number, tail) = rest.split_at(end);
+        let unit = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let scale = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return Err(bad()),
+        };
+        let value = decimal(number, scale).ok_or_else(bad)?;
+        nanos = nanos.checked_add(value.0).ok_or_else(bad)?;
+        rest = tail;
+    }
+    // Go's are 64 bits of nanoseconds.
+    match i64::try_from(nanos) {
+        Ok(n) => Ok(Duration::from_nanos(n.unsigned_abs())),
+        Err(_) => Err(bad()),
+    }
+}
+
 /// Bytes in words with at most one decimal, as `64 MiB` or `1.5 GiB`.
 pub fn human(bytes: u64) -> String {
     short(bytes, false)
@@ -250,6 +294,34 @@ fn short(bytes: u64, always: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_as_go_reads_them() {
+        let ms = Duration::from_millis;
+        for (text, want) in [
+            ("5s", Ok(ms(5000))),
+            ("0", Ok(ms(0))),
+            ("100ms", Ok(ms(100))),
+            ("1.5h", Ok(ms(5_400_000))),
+            ("1m30s", Ok(ms(90_000))),
+            ("+.5s", Ok(ms(500))),
+            ("3us", Ok(Duration::from_micros(3))),
+            ("", Err("invalid duration")),
+            ("5", Err("missing unit")),
+            ("-5s", Err("invalid duration")),
+            ("s", Err("invalid duration")),
+            ("5 s", Err("invalid duration")),
+            ("5d", Err("invalid duration")),
+            ("9999999h", Err("invalid duration")),
+            ("1.2.3s", Err("invalid duration")),
+        ] {
+            match (duration(text), want) {
+                (Ok(got), Ok(want)) => assert_eq!(got, want, "{text}"),
+                (Err(got), Err(want)) => assert!(got.contains(want), "{text}: {got}"),
+                (got, want) => panic!("{text}: {got:?}, not {want:?}"),
+            }
+        }
+    }
 
     #[test]
     fn sizes() {
