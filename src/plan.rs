@@ -54,6 +54,34 @@ pub struct Plan {
     pub in_root: InRootPlan,
 }
 
+/// Everything one more process of a cell needs (`exec`).
+#[derive(Debug, Clone, Default)]
+pub struct ExecPlan {
+    /// The program.
+    pub process: ProcessPlan,
+    /// System call filter.
+    pub seccomp: Option<seccomp::Program>,
+    /// CLONE_NEW* of the namespaces that the cell has for itself: entered without a look.
+    pub own: u64,
+    /// Those it may share with the caller: entered where they are not the same.
+    pub perhaps: Vec<Kind>,
+    /// Groups below the cell's own.
+    pub groups: Vec<SubGroup>,
+    /// CPUs of the runtime before it makes the process, as sched_setaffinity(2) wants them.
+    pub first_cpus: Option<Vec<u64>>,
+    /// CPUs of the process.
+    pub cpus: Option<Vec<u64>>,
+}
+
+/// A group below a cell's own, which must exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubGroup {
+    /// The v1 controller whose hierarchy is meant; none for every hierarchy.
+    pub controller: Option<String>,
+    /// Path below the cell's group, `a/b`; empty for the group itself.
+    pub path: String,
+}
+
 /// A kind of namespace, with its clone flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
@@ -349,8 +377,8 @@ pub struct ProcessPlan {
     pub groups: Vec<u32>,
     /// umask; none leaves 0022.
     pub umask: Option<u32>,
-    /// Capability sets as bit masks; none leaves what the kernel gives.
-    pub caps: Option<Caps>,
+    /// Capability sets as bit masks.
+    pub caps: Caps,
     /// prctl(PR_SET_NO_NEW_PRIVS).
     pub no_new_privs: bool,
     /// Resource, soft, hard.

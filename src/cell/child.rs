@@ -6,9 +6,9 @@
 
 use super::fault::{At, Fault, HOOK_EXIT, HOOK_SIGNAL, HOOK_TIMEOUT, Stage, Step};
 use super::wire;
-use crate::plan::{Kind, Plan};
+use crate::plan::{Kind, Plan, ProcessPlan};
 use crate::process::hook::{self, Outcome, Ready};
-use crate::process::{identity, lookup};
+use crate::process::{identity, lookup, seccomp};
 use crate::rootfs::{self, CgroupView, path};
 use crate::sys::clone::{self, Exit};
 use crate::sys::misc::{self, CArray};
@@ -68,7 +68,11 @@ pub fn main(init: &Init, argv: &CArray, envp: &mut CArray) -> i32 {
             fault
         }
     };
-    // The shell's convention for a program that could not be executed.
+    exit_code(&fault)
+}
+
+/// The shell's convention for a program that could not be executed.
+pub(super) fn exit_code(fault: &Fault) -> i32 {
     match (fault.stage, fault.errno) {
         (Stage::Lookup | Stage::Exec, libc::ENOENT | libc::ENOTDIR) => 127,
         (Stage::Lookup | Stage::Exec, _) => 126,
@@ -76,7 +80,8 @@ pub fn main(init: &Init, argv: &CArray, envp: &mut CArray) -> i32 {
     }
 }
 
-enum Never {}
+/// What a function that executes a program returns when it succeeds.
+pub(super) enum Never {}
 
 type Failed<'a> = (Fault, BorrowedFd<'a>);
 
@@ -121,12 +126,7 @@ fn prepare<'a>(
     }
     misc::setsid().at(Stage::Prepare, 1)?;
 
-    // The host's procfs, while it is in sight: what is written there can't be redirected by
-    // anything mounted in the cell. /proc/self is this process by the host's numbering.
-    let proc_self = fd::open_host(c"/proc/self", libc::O_PATH).at(Stage::HostFiles, 0)?;
-    if fd::fs_magic(proc_self.as_fd()).at(Stage::HostFiles, 0)? != rootfs::PROC_SUPER_MAGIC {
-        return Err(Fault::new(Stage::HostFiles, 0, Errno::ENODEV));
-    }
+    let proc_self = proc_self()?;
     // Before the ids change, after which the files of /proc/self are no longer ours.
     let labels = identity::Labels::open(p, proc_self.as_fd())?;
     rootfs::set_propagation(&plan.root, init.parent_mount)?;
@@ -138,13 +138,7 @@ fn prepare<'a>(
         await_go(init, host_pid)?;
         become_root().at(Stage::UserNamespace, 0)?;
     }
-    if let Some(name) = &p.keyring {
-        match misc::join_session_keyring(name) {
-            // A kernel without keys has none to leak (runc tolerates it too).
-            Ok(_) | Err(Errno::ENOSYS) => {}
-            Err(e) => return Err(Fault::new(Stage::Keyring, 0, e)),
-        }
-    }
+    keyring(p)?;
     names(plan)?;
     if plan.namespaces.makes(Kind::Network) {
         misc::loopback_up().at(Stage::Loopback, 0)?;
@@ -153,63 +147,143 @@ fn prepare<'a>(
     rootfs::mount_all(root_fd, &plan.mounts, init.trees, init.cgroup)?;
     rootfs::make_dev(root_fd, &plan.dev)?;
     let cwd = path::ensure_dir(root_fd, &p.cwd, path::Links::Follow).at(Stage::Cwd, 0)?;
-    terminal(init, root_fd)?;
+    streams(init, root_fd)?;
     hooks_before_pivot(init, root_fd, host_pid)?;
     sysctls(plan)?;
     if !in_userns {
-        identity::host_limits(p, proc_self.as_fd())?;
+        identity::oom_score(p, proc_self.as_fd())?;
+        identity::rlimits(p)?;
     }
     rootfs::mask(root_fd, &plan.masked)?;
     rootfs::readonly(root_fd, &plan.readonly)?;
     rootfs::pivot(&plan.root, root_fd)?;
 
-    identity::schedule(p)?;
-    if p.needs_home {
-        envp.push(lookup::home(root_fd, p.uid, home));
-    }
-    if p.no_new_privs {
-        cred::set_no_new_privs().at(Stage::NoNewPrivs, 0)?;
-    }
-    // Root may enter a directory its user can't; a user may enter one that root can't (NFS).
-    let entered = fd::fchdir(cwd.as_fd());
-    own_stdio(p.uid);
-    identity::user(p)?;
-    if p.uid != 0 {
-        // A change of credentials cleared it.
-        clone::set_pdeathsig(libc::SIGKILL).at(Stage::Prepare, 0)?;
-    }
-    if entered.is_err() {
-        fd::fchdir(cwd.as_fd()).at(Stage::Cwd, 0)?;
-    }
-    // From here on only the streams, the preserved descriptors and our own sockets are open:
-    // no /proc/self/fd/N of the cell leads to the host (CVE-2024-21626).
-    labels.apply(p)?;
-    drop((labels, cwd, root, proc_self));
-    close_rest(init)?;
-    if init.start_hooks.is_empty() {
-        misc::reset_sigpipe();
-    }
-    clone::set_pdeathsig(0).at(Stage::Prepare, 0)?;
-    if p.no_new_privs {
-        // The filter comes last, so that it need not allow capset and prctl.
-        identity::finish_caps(p)?;
+    drop(proc_self);
+    let last = Last {
+        process: p,
+        seccomp: plan.seccomp.as_ref(),
+        sock: init.sock,
+        keep: [init.fifo, init.status],
+        preserve_fds: init.preserve_fds,
+        hooks_follow: !init.start_hooks.is_empty(),
+    };
+    last.steps(root, cwd, labels, envp, home)
+}
+
+/// What every process of a cell does last, be it the first one or one that joins: becomes the user,
+/// with the rights and limits of its program.
+pub(super) struct Last<'a> {
+    /// The program.
+    pub process: &'a ProcessPlan,
+    /// Its filter.
+    pub seccomp: Option<&'a seccomp::Program>,
+    /// The socket to the parent.
+    pub sock: BorrowedFd<'a>,
+    /// Descriptors that stay open until exec, beside the socket.
+    pub keep: [Option<BorrowedFd<'a>>; 2],
+    /// Descriptors 3.. that the program inherits.
+    pub preserve_fds: u32,
+    /// Hooks are to be run: SIGPIPE stays ignored.
+    pub hooks_follow: bool,
+}
+
+impl<'a> Last<'a> {
+    /// All steps but execve: returns the path of the program. The root is `/` already.
+    pub fn steps(
+        &self,
+        root: OwnedFd,
+        cwd: OwnedFd,
+        labels: identity::Labels,
+        envp: &mut CArray,
+        home: &mut [u8; lookup::HOME_MAX],
+    ) -> Step<&'a CStr> {
+        let p = self.process;
+        identity::schedule(p)?;
+        if p.needs_home {
+            envp.push(lookup::home(root.as_fd(), p.uid, home));
+        }
+        if p.no_new_privs {
+            cred::set_no_new_privs().at(Stage::NoNewPrivs, 0)?;
+        }
+        // Root may enter a directory its user can't; a user may enter one that root can't (NFS).
+        let entered = fd::fchdir(cwd.as_fd());
+        own_stdio(p.uid);
+        identity::user(p)?;
+        if p.uid != 0 {
+            // A change of credentials cleared it.
+            clone::set_pdeathsig(libc::SIGKILL).at(Stage::Prepare, 0)?;
+        }
+        if entered.is_err() {
+            fd::fchdir(cwd.as_fd()).at(Stage::Cwd, 0)?;
+        }
+        // From here on only the streams, the preserved descriptors and our own sockets are open:
+        // no /proc/self/fd/N of the cell leads to the host (CVE-2024-21626).
+        labels.apply(p)?;
+        drop((labels, cwd, root));
+        close_all_but(
+            [Some(self.sock), self.keep[0], self.keep[1]],
+            self.preserve_fds,
+        )?;
+        if !self.hooks_follow {
+            misc::reset_sigpipe();
+        }
+        clone::set_pdeathsig(0).at(Stage::Prepare, 0)?;
+        if p.no_new_privs {
+            // The filter comes last, so that it need not allow capset and prctl.
+            identity::finish_caps(p)?;
+            let program = lookup::program(p).at(Stage::Lookup, 0)?;
+            self.filter()?;
+            return Ok(program);
+        }
+        // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the capabilities go.
         let program = lookup::program(p).at(Stage::Lookup, 0)?;
-        filter(init)?;
-        return Ok(program);
+        self.filter()?;
+        identity::finish_caps(p)?;
+        Ok(program)
     }
-    // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the capabilities go.
-    let program = lookup::program(p).at(Stage::Lookup, 0)?;
-    filter(init)?;
-    identity::finish_caps(p)?;
-    Ok(program)
+
+    fn filter(&self) -> Step {
+        if let Some(listener) = identity::seccomp(self.seccomp)? {
+            let msg = wire::plain(wire::NOTIFY);
+            socket::send(self.sock, &msg, Some(listener.as_fd())).at(Stage::Seccomp, 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// This process in the host's procfs, while that is in sight: what is written there can't be redirected
+/// by anything mounted in the cell. /proc/self is this process by the host's numbering.
+pub(super) fn proc_self() -> Step<OwnedFd> {
+    let dir = fd::open_host(c"/proc/self", libc::O_PATH).at(Stage::HostFiles, 0)?;
+    match fd::fs_magic(dir.as_fd()).at(Stage::HostFiles, 0)? {
+        rootfs::PROC_SUPER_MAGIC => Ok(dir),
+        _ => Err(Fault::new(Stage::HostFiles, 0, Errno::ENODEV)),
+    }
+}
+
+/// The caller's session keyring is not the cell's.
+pub(super) fn keyring(p: &ProcessPlan) -> Step {
+    let Some(name) = &p.keyring else {
+        return Ok(());
+    };
+    match misc::join_session_keyring(name) {
+        // A kernel without keys has none to leak (runc tolerates it too).
+        Ok(_) | Err(Errno::ENOSYS) => Ok(()),
+        Err(e) => Err(Fault::new(Stage::Keyring, 0, e)),
+    }
+}
+
+/// v1 `tasks` files: "0" is the writer itself, whatever its pid namespace; `tasks` rather than
+/// cgroup.procs, which waits for an RCU grace period.
+pub(super) fn join_tasks(files: &[CString]) -> Step {
+    for (i, file) in files.iter().enumerate() {
+        fd::write_file(fd::at_cwd(), file, b"0").at(Stage::JoinCgroup, i)?;
+    }
+    Ok(())
 }
 
 fn join_cgroup(init: &Init) -> Step {
-    for (i, file) in init.join_files.iter().enumerate() {
-        // "0" is the writer itself, whatever its pid namespace; `tasks` rather than
-        // cgroup.procs, which waits for an RCU grace period.
-        fd::write_file(fd::at_cwd(), file, b"0").at(Stage::JoinCgroup, i)?;
-    }
+    join_tasks(init.join_files)?;
     if init.late_cgroup_ns && init.plan.namespaces.makes(Kind::Cgroup) {
         clone::unshare(libc::CLONE_NEWCGROUP).at(Stage::Unshare, 0)?;
     }
@@ -249,35 +323,44 @@ fn names(plan: &Plan) -> Step {
     Ok(())
 }
 
-/// Makes the terminal, hands its master over and puts its slave on the standard streams.
-fn terminal(init: &Init, root: BorrowedFd) -> Step {
+/// The standard streams: the cell's terminal, or what replaces them.
+fn streams(init: &Init, root: BorrowedFd) -> Step {
     let p = &init.plan.process;
     if p.terminal {
-        let Some(console) = init.console else {
-            return Err(Fault::new(Stage::Console, 1, Errno::ENOTCONN));
-        };
-        let own_dev = !init.plan.dev.nodes.is_empty();
-        let (master, slave) = rootfs::console(root, own_dev)?;
-        if let Some((rows, cols)) = p.console_size {
-            tty::set_size(slave.as_fd(), rows, cols).at(Stage::Console, 2)?;
-        }
-        // runc sends the slave's name beside the descriptor.
-        let name = c"/dev/pts/0".to_bytes();
-        socket::send(console, name, Some(master.as_fd())).at(Stage::Console, 3)?;
-        drop(master);
-        if p.uid != 0 {
-            fd::fchown(slave.as_fd(), p.uid, u32::MAX).at(Stage::Console, 4)?;
-        }
-        tty::set_controlling(slave.as_fd()).at(Stage::Console, 5)?;
-        for n in 0..3 {
-            fd::dup2(slave.as_fd(), n).at(Stage::Stdio, n as usize)?;
-        }
-        return Ok(());
+        return terminal(p, init.console, root, !init.plan.dev.nodes.is_empty());
     }
     for (n, stream) in init.stdio.iter().enumerate() {
         if let Some(stream) = stream {
             fd::dup2(*stream, n as RawFd).at(Stage::Stdio, n)?;
         }
+    }
+    Ok(())
+}
+
+/// Makes the terminal, hands its master over and puts its slave on the standard streams.
+pub(super) fn terminal(
+    p: &ProcessPlan,
+    console: Option<BorrowedFd>,
+    root: BorrowedFd,
+    on_dev_console: bool,
+) -> Step {
+    let Some(console) = console else {
+        return Err(Fault::new(Stage::Console, 1, Errno::ENOTCONN));
+    };
+    let (master, slave) = rootfs::console(root, on_dev_console)?;
+    if let Some((rows, cols)) = p.console_size {
+        tty::set_size(slave.as_fd(), rows, cols).at(Stage::Console, 2)?;
+    }
+    // runc sends the slave's name beside the descriptor.
+    let name = c"/dev/pts/0".to_bytes();
+    socket::send(console, name, Some(master.as_fd())).at(Stage::Console, 3)?;
+    drop(master);
+    if p.uid != 0 {
+        fd::fchown(slave.as_fd(), p.uid, u32::MAX).at(Stage::Console, 4)?;
+    }
+    tty::set_controlling(slave.as_fd()).at(Stage::Console, 5)?;
+    for n in 0..3 {
+        fd::dup2(slave.as_fd(), n).at(Stage::Stdio, n as usize)?;
     }
     Ok(())
 }
@@ -362,22 +445,13 @@ fn sysctls(plan: &Plan) -> Step {
     Ok(())
 }
 
-fn filter(init: &Init) -> Step {
-    if let Some(listener) = identity::seccomp(init.plan)? {
-        let msg = wire::plain(wire::NOTIFY);
-        socket::send(init.sock, &msg, Some(listener.as_fd())).at(Stage::Seccomp, 1)?;
-    }
-    Ok(())
-}
-
-/// Closes everything but the streams, the preserved descriptors, the socket and the fifos.
-fn close_rest(init: &Init) -> Step {
-    let first = 3 + init.preserve_fds;
-    let mut keep = [
-        Some(init.sock.as_raw_fd() as u32),
-        init.fifo.map(|f| f.as_raw_fd() as u32),
-        init.status.map(|f| f.as_raw_fd() as u32),
-    ];
+/// Closes everything but the streams, the preserved descriptors and these.
+pub(super) fn close_all_but<const N: usize>(
+    keep: [Option<BorrowedFd>; N],
+    preserve_fds: u32,
+) -> Step {
+    let first = 3 + preserve_fds;
+    let mut keep = keep.map(|fd| fd.map(|fd| fd.as_raw_fd() as u32));
     keep.sort_unstable();
     let mut from = first;
     for fd in keep.into_iter().flatten().filter(|fd| *fd >= first) {

@@ -15,6 +15,7 @@ use crate::nvidia::hook::Work;
 use crate::nvidia::work;
 use crate::plan::{InRootPlan, Kind, OverlayPlan, Plan, RootPlan};
 use crate::process::hook::Ready;
+use crate::process::seccomp::Program;
 use crate::rootfs::{self, CgroupView, Trees};
 use crate::spec::{check, lower};
 use crate::sys::clone::Child;
@@ -249,6 +250,7 @@ fn first_state(opts: &mut CreateOptions, p: &Prepared, resctrl: Vec<PathBuf>) ->
         remove: std::mem::take(&mut opts.remove),
         resctrl,
         paused_created: false,
+        no_new_keyring: opts.no_new_keyring,
     }
 }
 
@@ -378,7 +380,7 @@ fn make(
         Until::Created => Some(fifos(lock)?),
         Until::Running => None,
     };
-    let notify = listener(plan)?;
+    let notify = listener(plan.seccomp.as_ref())?;
     let cgroup: Cgroup = p.cgroup.create()?;
     let (parent, child_end) = socket::pair().map_err(|e| Error::step("make", "socket pair", e))?;
 
@@ -451,14 +453,17 @@ fn make(
     }
     let console = match master {
         None => None,
-        Some(sock) => {
-            let mut name = [0; 64];
-            let (_, fd) = socket::recv(sock.as_fd(), &mut name)
-                .map_err(|e| Error::step("receive", "the terminal", e))?;
-            Some(fd.ok_or_else(|| Error::msg("the child sent no terminal"))?)
-        }
+        Some(sock) => Some(receive_console(sock.as_fd())?),
     };
     Ok((console, child))
+}
+
+/// The terminal's master, which the child has sent.
+pub(super) fn receive_console(sock: BorrowedFd) -> Result<OwnedFd> {
+    let mut name = [0; 64];
+    let (_, fd) =
+        socket::recv(sock, &mut name).map_err(|e| Error::step("receive", "the terminal", e))?;
+    fd.ok_or_else(|| Error::msg("the child sent no terminal"))
 }
 
 /// Talks with the child until it executed the program or waits for `start`.
@@ -488,7 +493,12 @@ fn converse(
             }
             wire::NOTIFY => {
                 if let (Some(listener), Some(fd)) = (&notify, passed) {
-                    view::send_notify(listener, plan, saved, fd.as_fd())?;
+                    let at = view::Notified {
+                        pid: saved.pid,
+                        status: "creating",
+                    };
+                    let filter = plan.seccomp.as_ref();
+                    view::send_notify(listener, filter, saved, &at, fd.as_fd())?;
                 }
             }
             wire::READY if until == Until::Created => return Ok(()),
@@ -525,8 +535,9 @@ fn save_config(lock: &Lock, opts: &CreateOptions) -> Result<()> {
     }
 }
 
-fn listener(plan: &Plan) -> Result<Option<UnixStream>> {
-    let Some(n) = plan.seccomp.as_ref().and_then(|s| s.notify.as_ref()) else {
+/// Connects to the agent that a filter with SCMP_ACT_NOTIFY names.
+pub(super) fn listener(filter: Option<&Program>) -> Result<Option<UnixStream>> {
+    let Some(n) = filter.and_then(|s| s.notify.as_ref()) else {
         return Ok(None);
     };
     UnixStream::connect(&n.listener_path)
@@ -540,7 +551,7 @@ fn listener(plan: &Plan) -> Result<Option<UnixStream>> {
         })
 }
 
-fn send_pidfd(path: &Path, pidfd: BorrowedFd) -> Result<()> {
+pub(super) fn send_pidfd(path: &Path, pidfd: BorrowedFd) -> Result<()> {
     let fail = |e: io::Error| Error::step("send pidfd to", path.display().to_string(), e);
     let s = UnixStream::connect(path).map_err(fail)?;
     socket::send(s.as_fd(), b"pidfd", Some(pidfd)).map_err(|e| fail(e.into()))
@@ -575,6 +586,15 @@ pub fn sanitize_fds(preserve: u32) -> Result<()> {
             }
         }
     }
-    let first = 3 + preserve;
-    fd::cloexec_range(first, u32::MAX).map_err(|e| Error::step("close", "inherited descriptors", e))
+    // One that isn't open would be one of our own by the time the program gets it.
+    for n in 3..3_u32.saturating_add(preserve) {
+        let open = i32::try_from(n).is_ok_and(|n| fd::fstat(fd::borrow(n)).is_ok());
+        if !open {
+            return Err(Error::msg(format!(
+                "unable to stat preserved-fd {n} (of {preserve}): it is not open"
+            )));
+        }
+    }
+    fd::cloexec_range(3 + preserve, u32::MAX)
+        .map_err(|e| Error::step("close", "inherited descriptors", e))
 }

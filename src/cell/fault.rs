@@ -7,10 +7,22 @@ use nix::errno::Errno;
 use std::ffi::CString;
 use std::io;
 
-/// A step of the child. `index` of a [`Fault`] says which element of the Plan's list it was at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
-pub enum Stage {
+/// Defines [`Stage`] and the list of all, for decoding.
+macro_rules! stages {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// A step of the child. `index` of a [`Fault`] says which element of the Plan's list it was at.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u16)]
+        pub enum Stage {
+            $($(#[$doc])+ $name,)+
+        }
+
+        /// In the order of their numbers.
+        const ALL: &[Stage] = &[$(Stage::$name),+];
+    };
+}
+
+stages! {
     /// Talking to the parent.
     Sync,
     /// PR_SET_PDEATHSIG, setsid, fds.
@@ -87,6 +99,8 @@ pub enum Stage {
     OomScore,
     /// Scheduler.
     Scheduler,
+    /// CPU affinity.
+    Affinity,
     /// I/O priority.
     IoPriority,
     /// Memory policy.
@@ -109,7 +123,6 @@ pub enum Stage {
     Lookup,
     /// execve.
     Exec,
-    // Keep last: bounds the numbers accepted from the wire.
     /// Standard streams.
     Stdio,
 }
@@ -194,28 +207,7 @@ impl Fault {
             format!("{object} ({detail})")
         };
         match (self.stage, self.errno) {
-            (Stage::Lookup | Stage::Exec, e) => {
-                // The texts callers match.
-                let program = text(plan.process.args.first());
-                let why = match Errno::from_raw(e) {
-                    Errno::ENOENT if !program.contains('/') => {
-                        "executable file not found in $PATH".to_owned()
-                    }
-                    Errno::ENOENT => "no such file or directory".to_owned(),
-                    Errno::EACCES => "permission denied".to_owned(),
-                    Errno::EISDIR => "is a directory".to_owned(),
-                    Errno::ENOTDIR => "not a directory".to_owned(),
-                    other => other.desc().to_owned(),
-                };
-                let code = match e {
-                    libc::ENOENT | libc::ENOTDIR => 127,
-                    _ => 126,
-                };
-                Error::Exec {
-                    text: format!("exec: {program:?}: {why}"),
-                    code,
-                }
-            }
+            (Stage::Lookup | Stage::Exec, e) => not_executed(&text(plan.process.args.first()), e),
             (Stage::MountInProc, _) => Error::config(
                 object,
                 "the mount point is inside /proc, which cannot be mounted over",
@@ -319,6 +311,7 @@ impl Fault {
                 String::from_utf8_lossy(p.oom_score_adj.as_deref().unwrap_or_default()).into(),
             ),
             Scheduler => ("set scheduler", format!("{:?}", p.scheduler)),
+            Affinity => ("set CPU affinity", "execCPUAffinity.final".into()),
             IoPriority => ("set I/O priority", format!("{:?}", p.io_priority)),
             MemPolicy => ("set memory policy", format!("{:?}", p.mempolicy)),
             Personality => ("set personality", format!("{:?}", p.personality)),
@@ -336,6 +329,26 @@ impl Fault {
             ),
             Lookup | Exec => ("exec", text(p.args.first())),
         }
+    }
+}
+
+/// Why a program can't be executed, in the words that callers match, with the shell's exit code.
+pub fn not_executed(program: &str, errno: i32) -> Error {
+    let why = match Errno::from_raw(errno) {
+        Errno::ENOENT if !program.contains('/') => "executable file not found in $PATH".to_owned(),
+        Errno::ENOENT => "no such file or directory".to_owned(),
+        Errno::EACCES => "permission denied".to_owned(),
+        Errno::EISDIR => "is a directory".to_owned(),
+        Errno::ENOTDIR => "not a directory".to_owned(),
+        Errno::ENOEXEC => "exec format error".to_owned(),
+        other => other.desc().to_lowercase(),
+    };
+    Error::Exec {
+        text: format!("exec: {program:?}: {why}"),
+        code: match errno {
+            libc::ENOENT | libc::ENOTDIR => 127,
+            _ => 126,
+        },
     }
 }
 
@@ -375,66 +388,9 @@ fn text(s: Option<&CString>) -> String {
 
 impl Stage {
     fn from_number(n: u16) -> Option<Stage> {
-        ALL.iter().copied().find(|s| *s as u16 == n)
+        ALL.get(usize::from(n)).copied()
     }
 }
-
-/// Every stage, for decoding.
-const ALL: [Stage; 50] = {
-    use Stage::*;
-    [
-        Sync,
-        Prepare,
-        JoinCgroup,
-        JoinNamespace,
-        Unshare,
-        UserNamespace,
-        Keyring,
-        Loopback,
-        Hostname,
-        Domainname,
-        HostFiles,
-        Propagation,
-        Root,
-        MountSource,
-        MountMake,
-        MountTarget,
-        MountInProc,
-        MountNotProc,
-        MountAttr,
-        MountAttach,
-        CopyUp,
-        MountCgroup,
-        Node,
-        Link,
-        InRoot,
-        Console,
-        Cwd,
-        Sysctl,
-        Label,
-        CreateHook,
-        StartHook,
-        Mask,
-        Readonly,
-        Pivot,
-        ReadonlyRoot,
-        Rlimit,
-        OomScore,
-        Scheduler,
-        IoPriority,
-        MemPolicy,
-        Personality,
-        Groups,
-        Gid,
-        Uid,
-        Caps,
-        NoNewPrivs,
-        Seccomp,
-        Lookup,
-        Exec,
-        Stdio,
-    ]
-};
 
 /// Shortens `op.map_err(|e| Fault::new(stage, index, e))`.
 pub trait At<T> {
@@ -454,7 +410,7 @@ mod tests {
 
     #[test]
     fn every_stage_survives_the_wire() {
-        for (i, stage) in ALL.into_iter().enumerate() {
+        for (i, stage) in ALL.iter().copied().enumerate() {
             let mut fault = Fault::new(stage, i, Errno::EPERM);
             fault.detail[0] = b'x';
             let got = Fault::decode(&fault.encode(7)).unwrap();
@@ -464,7 +420,7 @@ mod tests {
             );
             assert_eq!(got.detail, fault.detail);
         }
-        assert!(Stage::from_number(Stage::Stdio as u16 + 1).is_none());
+        assert!(Stage::from_number(ALL.len() as u16).is_none());
         assert!(Fault::decode(b"short").is_none());
     }
 }

@@ -104,6 +104,7 @@ mod tests {
             remove: Vec::new(),
             resctrl: Vec::new(),
             paused_created: false,
+            no_new_keyring: false,
         };
         let (head, tail) = state_text(&saved, "creating").unwrap();
         let whole = [&head[..], b"42", &tail[..]].concat();

@@ -198,7 +198,7 @@ impl Inside {
 }
 
 /// Whether a process has another namespace of this kind than we have.
-fn apart(pid: i32, kind: Kind) -> Result<bool> {
+pub(super) fn apart(pid: i32, kind: Kind) -> Result<bool> {
     let id = |path: String| {
         fs::metadata(&path)
             .map(|m| (m.dev(), m.ino()))

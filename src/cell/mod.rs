@@ -1,11 +1,12 @@
 //! A cell's life: create, start, run, kill, delete, and its state on disk.
 //!
 //! Owns the order of things. Mounts and cgroup files are other rooms'. [`create`] is the parent's
-//! side of a creation, [`child`] the child's; [`ops`] and [`run`] what comes after; [`store`] the
+//! side of a creation, [`child`] the child's; [`mod@enter`] both sides of a process that joins later; [`ops`] and [`run`] what comes after; [`store`] the
 //! state.
 
 pub mod child;
 pub mod create;
+mod enter;
 pub mod events;
 pub mod fault;
 pub mod hooks;
@@ -23,6 +24,7 @@ mod view;
 pub mod wire;
 
 pub use create::{CreateOptions, Made, Prepared, Until, create, prepare};
+pub use enter::{ExecOptions, ExecOutcome, exec};
 pub use events::Watched;
 pub use ops::{delete, kill, pause, processes, resume, start, update};
 pub use run::{RunOptions, RunOutcome, run};

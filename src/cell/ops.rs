@@ -90,32 +90,14 @@ fn explain(fault: &super::fault::Fault, spec: &Spec) -> Error {
         .and_then(|p| p.args().clone())
         .and_then(|a| a.into_iter().next())
         .unwrap_or_default();
-    use super::fault::Stage;
+    use super::fault::{Stage, hook_words, not_executed};
     match fault.stage {
-        Stage::Exec | Stage::Lookup => Error::Exec {
-            text: format!("exec: {program:?}: {}", exec_words(fault.errno)),
-            code: match fault.errno {
-                libc::ENOENT | libc::ENOTDIR => 127,
-                _ => 126,
-            },
-        },
+        Stage::Exec | Stage::Lookup => not_executed(&program, fault.errno),
         _ => Error::msg(format!(
             "startContainer hook {}: {}",
             fault.index,
-            super::fault::hook_words(fault.errno)
+            hook_words(fault.errno)
         )),
-    }
-}
-
-/// The texts that callers match.
-fn exec_words(errno: i32) -> String {
-    match Errno::from_raw(errno) {
-        Errno::ENOENT => "no such file or directory".into(),
-        Errno::EACCES => "permission denied".into(),
-        Errno::ENOTDIR => "not a directory".into(),
-        Errno::EISDIR => "is a directory".into(),
-        Errno::ENOEXEC => "exec format error".into(),
-        other => other.desc().to_lowercase(),
     }
 }
 

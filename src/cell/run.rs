@@ -100,10 +100,15 @@ pub fn run(store: &Store, opts: CreateOptions, how: RunOptions) -> Result<RunOut
 }
 
 /// All signals, as events.
-struct Signals(OwnedFd);
+pub(super) struct Signals(OwnedFd);
 
 impl Signals {
-    fn block() -> Result<Self> {
+    /// The descriptor, to poll.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    pub fn block() -> Result<Self> {
         misc::block_signals();
         misc::signalfd_all()
             .map(Signals)
@@ -117,8 +122,8 @@ impl Drop for Signals {
     }
 }
 
-/// Forwards signals and terminal bytes until the first process ends.
-fn wait(
+/// Forwards signals and terminal bytes until the process ends.
+pub(super) fn wait(
     child: &Child,
     signals: &Signals,
     console: Option<OwnedFd>,

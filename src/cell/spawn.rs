@@ -70,7 +70,16 @@ pub fn spawn(
     }
     let fail = |e: Errno| Error::step("clone", format!("the cell (flags {flags:#x})"), e);
     if let Some(user) = &joins.user {
-        return through_user_ns(joins, user, flags, cgroup, init, argv, envp).map_err(fail);
+        // Joining a user namespace costs the privileges of the old one.
+        let enter = || {
+            clone::setns(user.as_fd(), libc::CLONE_NEWUSER)?;
+            for (fd, kind) in &joins.parent {
+                clone::setns(fd.as_fd(), *kind as u64 as i32)?;
+            }
+            Ok(())
+        };
+        let child = || child::main(init, argv, envp);
+        return through(enter, flags, cgroup, child).map_err(fail);
     }
     let back = Back::enter(plan, joins)?;
     let made = clone_once(flags, cgroup, || child::main(init, argv, envp));
@@ -78,7 +87,12 @@ pub fn spawn(
     made.map_err(fail)
 }
 
-fn clone_once(flags: u64, cgroup: Option<BorrowedFd>, child: impl FnOnce() -> i32) -> Sys<Child> {
+/// A child, in the group if one is given.
+pub(super) fn clone_once(
+    flags: u64,
+    cgroup: Option<BorrowedFd>,
+    child: impl FnOnce() -> i32,
+) -> Sys<Child> {
     let args = Clone3 { flags, cgroup };
     clone::clone3(&args, child)
 }
@@ -125,27 +139,20 @@ impl Back {
     }
 }
 
-/// Joining a user namespace costs the privileges of the old one, so a process in between does
-/// it, enters the other namespaces, and makes the child as a sibling of its own (CLONE_PARENT).
-fn through_user_ns(
-    joins: &Joins,
-    user: &OwnedFd,
+/// A child by way of a process in between, which enters namespaces that this one must not, and makes the
+/// child as a sibling of its own (CLONE_PARENT).
+pub(super) fn through(
+    enter: impl FnOnce() -> Sys<()>,
     flags: u64,
     cgroup: Option<BorrowedFd>,
-    init: &Init,
-    argv: &CArray,
-    envp: &mut CArray,
+    child: impl FnOnce() -> i32,
 ) -> Sys<Child> {
     let (read, write) = pipe::pair()?;
     let between = clone_once(0, cgroup, || {
-        let made = (|| -> Sys<i32> {
-            clone::setns(user.as_fd(), libc::CLONE_NEWUSER)?;
-            for (fd, kind) in &joins.parent {
-                clone::setns(fd.as_fd(), *kind as u64 as i32)?;
-            }
+        let made = enter().and_then(|()| {
             let flags = flags | libc::CLONE_PARENT as u64;
-            clone_once(flags, None, || child::main(init, argv, envp)).map(|c| c.pid)
-        })();
+            clone_once(flags, None, child).map(|c| c.pid)
+        });
         let answer = made.unwrap_or_else(|e| -(e as i32));
         let _ = fd::write_all(write.as_fd(), &answer.to_ne_bytes());
         0

@@ -53,6 +53,9 @@ pub struct Saved {
     pub driver: Driver,
     /// The cell has its own pid namespace: all its processes die with the first.
     pub own_pid_ns: bool,
+    /// Its processes keep the session keyring of whoever starts them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_new_keyring: bool,
     /// Directories of this cell alone, removed with it (its writable layer).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remove: Vec<PathBuf>,

@@ -5,6 +5,7 @@ use super::create::c_path;
 use super::store::Saved;
 use crate::cgroup::{CgroupPlan, CgroupState, Mode};
 use crate::plan::{Kind, MountWhat, Plan, ProcessPlan};
+use crate::process::seccomp::Program;
 use crate::rootfs::{CgroupView, V1Mount};
 use crate::sys::{misc, socket};
 use crate::{Error, Result};
@@ -23,23 +24,7 @@ pub fn refuse(spec: &Spec, plan: &Plan) -> Result<()> {
     host_net_sysctls(plan)?;
     let linux = spec.linux().as_ref();
     let mount_label = linux.and_then(|l| l.mount_label().clone());
-    let label = plan.process.selinux.is_some() || mount_label.is_some_and(|l| !l.is_empty());
-    if label && !Path::new("/sys/fs/selinux/enforce").exists() {
-        return Err(Error::unsupported(
-            "process.selinuxLabel",
-            "SELinux is disabled or not built into this kernel",
-        ));
-    }
-    if plan.process.apparmor.is_some() {
-        let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-            .is_ok_and(|t| t.starts_with('Y'));
-        if !on {
-            return Err(Error::unsupported(
-                "process.apparmorProfile",
-                "AppArmor is disabled or not built into this kernel",
-            ));
-        }
-    }
+    refuse_labels(&plan.process, mount_label.is_some_and(|l| !l.is_empty()))?;
     for kind in KINDS {
         if plan.namespaces.makes(kind) {
             let path = format!("/proc/self/ns/{}", kind.file());
@@ -49,6 +34,28 @@ pub fn refuse(spec: &Spec, plan: &Plan) -> Result<()> {
                     "the kernel has no such namespace",
                 ));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses labels of a security module that this host has not got.
+pub fn refuse_labels(p: &ProcessPlan, mount_label: bool) -> Result<()> {
+    let label = p.selinux.is_some() || mount_label;
+    if label && !Path::new("/sys/fs/selinux/enforce").exists() {
+        return Err(Error::unsupported(
+            "process.selinuxLabel",
+            "SELinux is disabled or not built into this kernel",
+        ));
+    }
+    if p.apparmor.is_some() {
+        let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|t| t.starts_with('Y'));
+        if !on {
+            return Err(Error::unsupported(
+                "process.apparmorProfile",
+                "AppArmor is disabled or not built into this kernel",
+            ));
         }
     }
     Ok(())
@@ -181,28 +188,35 @@ pub fn limits_of(pid: i32, p: &ProcessPlan) -> Result<()> {
     Ok(())
 }
 
+/// The process whose system calls an agent is told of.
+pub struct Notified<'a> {
+    /// Its pid on the host.
+    pub pid: i32,
+    /// The cell's status.
+    pub status: &'a str,
+}
+
 /// Sends the seccomp listener with the state the runtime-spec defines (ContainerProcessState).
 pub fn send_notify(
     listener: &UnixStream,
-    plan: &Plan,
+    filter: Option<&Program>,
     saved: &Saved,
+    at: &Notified,
     fd: BorrowedFd,
 ) -> Result<()> {
-    let metadata = plan
-        .seccomp
-        .as_ref()
+    let metadata = filter
         .and_then(|s| s.notify.as_ref())
         .and_then(|n| n.metadata.clone())
         .unwrap_or_default();
     let state = serde_json::json!({
         "ociVersion": saved.oci_version,
         "fds": ["seccompFd"],
-        "pid": saved.pid,
+        "pid": at.pid,
         "metadata": metadata,
         "state": {
             "ociVersion": saved.oci_version,
             "id": saved.id,
-            "status": "creating",
+            "status": at.status,
             "pid": saved.pid,
             "bundle": saved.bundle,
             "annotations": saved.annotations,

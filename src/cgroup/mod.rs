@@ -15,6 +15,7 @@ mod create;
 mod device;
 mod device_v1;
 mod dir;
+mod enter;
 mod filter;
 pub mod host;
 mod limits;
@@ -32,6 +33,7 @@ pub use create::Cgroup;
 pub use device::{
     ALL, DEFAULT_RULES, DeviceRule, Kind, KindTable, MKNOD, READ, Table, WRITE, evaluate,
 };
+pub use enter::Entry;
 pub use filter::{compile as compile_filter, count as count_filters};
 pub use host::{Host, MOUNT, Mode, V1Mount};
 pub use live::allow_devices;

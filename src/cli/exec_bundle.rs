@@ -16,6 +16,10 @@ Examples:
   gpucell exec bundles/miniconda/ --memory 4g --cpus 2 -- python train.py
   gpucell exec -it -v ./work:/home/aiuser/workspace:idmap bundles/miniconda/ bash
   gpucell exec -d --name nightly bundles/job/ && gpucell logs -f nightly
+  gpucell exec -t nightly sh
+
+A name without a / is a cell that runs already: the command is executed in it, with runc's flags
+(gpucell exec-cell --help).
 ";
 
 /// Run a bundle in place
@@ -47,7 +51,8 @@ impl ExecBundle {
         if !self.bundle.to_string_lossy().contains('/') {
             let name = self.bundle.display();
             return Err(Error::msg(format!(
-                "{name} is no bundle's path: write ./{name} or {name}/"
+                "{name} is no bundle's path: write ./{name} or {name}/ (a cell of that name takes only \
+                 the flags of gpucell exec-cell --help)"
             )));
         }
         let bundle = Bundle::read(&self.bundle)?;

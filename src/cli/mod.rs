@@ -10,6 +10,7 @@ mod docs;
 mod doctor;
 mod events;
 mod exec_bundle;
+mod exec_cell;
 mod explain;
 mod features;
 pub mod flags;
@@ -123,6 +124,8 @@ enum Command {
     /// Run a bundle as runc does
     #[command(name = RUNC_RUN, hide = true)]
     RunBundle(lifecycle::Run),
+    #[command(name = CELL_EXEC, hide = true)]
+    ExecCell(exec_cell::ExecCell),
     /// Create a cell; `start` runs its program
     Create(lifecycle::Create),
     /// Run the program of a created cell
@@ -148,6 +151,9 @@ enum Command {
 
 /// Name under which runc's reading of `run` is parsed.
 const RUNC_RUN: &str = "run-bundle";
+
+/// Name under which runc's reading of `exec` is parsed.
+const CELL_EXEC: &str = "exec-cell";
 
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> i32 {
@@ -193,6 +199,7 @@ fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
         "delete" => alone("delete", &args, Command::Delete),
         RUNC_RUN => alone(RUNC_RUN, &args, Command::RunBundle),
         "exec" => alone("exec", &args, Command::Exec),
+        CELL_EXEC => alone(CELL_EXEC, &args, Command::ExecCell),
         "features" => alone("features", &args, Command::Features),
         _ => None,
     });
@@ -248,6 +255,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::List(a) => a.run(g)?,
         Command::Pull(a) => pull::run(a).map(|()| 0)?,
         Command::Exec(a) => a.run(g)?,
+        Command::ExecCell(a) => a.run(g)?,
         Command::Run(a) => a.run(g)?,
         Command::Explain(a) => a.run(g)?,
         Command::Logs(a) => a.run(g)?,
@@ -307,8 +315,8 @@ fn usage_code(args: &[OsString]) -> i32 {
     }
 }
 
-/// Decides between the two readings of `run`: with `--bundle`, or in a folder that
-/// holds config.json, it is runc's.
+/// Decides between two readings. `run` with `--bundle`, or in a folder that holds config.json, is
+/// runc's. `exec` of a name without a slash is runc's too: a cell is entered, and no bundle run.
 fn reading(mut args: Vec<OsString>) -> Vec<OsString> {
     let Some(at) = verb(&args) else {
         return args;
@@ -321,6 +329,8 @@ fn reading(mut args: Vec<OsString>) -> Vec<OsString> {
         if bundle || std::path::Path::new("config.json").exists() {
             args[at] = RUNC_RUN.into();
         }
+    } else if args[at] == "exec" && exec_cell::names_a_cell(&args[at + 1..]) {
+        args[at] = CELL_EXEC.into();
     }
     args
 }

@@ -4,7 +4,8 @@
 //! leaves a choice; the reasons stand at each step.
 
 use crate::cell::fault::{At, Fault, Stage, Step};
-use crate::plan::{Caps, Plan, ProcessPlan};
+use crate::plan::{Caps, ProcessPlan};
+use crate::process::seccomp::Program;
 use crate::sys::{cred, fd, misc};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,12 +14,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// earlier with EINVAL.
 const CAP_MAX: u8 = 63;
 
-/// Attributes that need privileges of the host's user namespace: done by the child itself when it
-/// has none of its own, by the parent (with prlimit and /proc/PID) otherwise.
-pub fn host_limits(p: &ProcessPlan, proc_self: BorrowedFd) -> Step {
-    if let Some(text) = &p.oom_score_adj {
-        fd::write_file(proc_self, c"oom_score_adj", text).at(Stage::OomScore, 0)?;
+/// Needs privileges of the host's user namespace to lower it, as [`rlimits`] does to raise them: done by
+/// the process itself while it is there, by the parent (with prlimit and /proc/PID) for one that was
+/// born elsewhere.
+pub fn oom_score(p: &ProcessPlan, proc_self: BorrowedFd) -> Step {
+    match &p.oom_score_adj {
+        Some(text) => fd::write_file(proc_self, c"oom_score_adj", text).at(Stage::OomScore, 0),
+        None => Ok(()),
     }
+}
+
+/// Resource limits.
+pub fn rlimits(p: &ProcessPlan) -> Step {
     for (i, (resource, soft, hard)) in p.rlimits.iter().enumerate() {
         misc::set_rlimit(0, *resource, *soft, *hard).at(Stage::Rlimit, i)?;
     }
@@ -44,9 +51,7 @@ pub fn schedule(p: &ProcessPlan) -> Step {
 
 /// Takes on the user. On return the final sets are not in force yet: see [`finish_caps`].
 pub fn user(p: &ProcessPlan) -> Step {
-    if let Some(caps) = &p.caps {
-        drop_bounding(caps)?;
-    }
+    drop_bounding(&p.caps)?;
     match cred::set_groups(&p.groups) {
         // A user namespace mapped without privileges denies setgroups (user_namespaces(7)); the
         // caller's groups then stay, which is only wrong when others were asked for.
@@ -87,9 +92,7 @@ fn drop_bounding(caps: &Caps) -> Step {
 
 /// Puts the final capability sets in force.
 pub fn finish_caps(p: &ProcessPlan) -> Step {
-    let Some(want) = &p.caps else {
-        return Ok(());
-    };
+    let want = &p.caps;
     // A capability the runtime itself lacks can't be given (rootless, nested): what remains is
     // what runc gives too. The kernel would refuse the whole set.
     let (_, have, _) = cred::get_caps().at(Stage::Caps, 0)?;
@@ -117,8 +120,8 @@ pub fn finish_caps(p: &ProcessPlan) -> Step {
 }
 
 /// Installs the filter; returns the notify descriptor when the profile asks for one.
-pub fn seccomp(plan: &Plan) -> Step<Option<OwnedFd>> {
-    match &plan.seccomp {
+pub fn seccomp(filter: Option<&Program>) -> Step<Option<OwnedFd>> {
+    match filter {
         None => Ok(None),
         Some(s) => misc::seccomp_filter(&s.insns, s.flags.into()).at(Stage::Seccomp, 0),
     }
@@ -126,6 +129,7 @@ pub fn seccomp(plan: &Plan) -> Step<Option<OwnedFd>> {
 
 /// The descriptors through which LSM labels are set, opened on the host's procfs while it is
 /// still in sight: a /proc of the cell may be anything (CVE-2019-16884, CVE-2025-52881).
+#[derive(Default)]
 pub struct Labels {
     apparmor: Option<OwnedFd>,
     selinux: Option<OwnedFd>,

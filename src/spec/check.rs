@@ -68,13 +68,14 @@ pub fn check(spec: &Spec) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
-/// Checks a process on its own, as `exec --process FILE` gives one. Returns warnings.
+/// Checks one more process for a cell of this configuration. Returns warnings.
 ///
 /// # Errors
 /// As [`check`]; the JSON paths start with `process`.
-pub fn check_process(process: &Process) -> Result<Vec<String>> {
+pub fn check_process(process: &Process, cell: &Spec) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     process::check(process, &mut warnings)?;
+    Namespaces::new(cell.linux().as_ref())?.ids_mapped(process)?;
     Ok(warnings)
 }
 

@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use serde_json::Value;
 
 use super::tolerate;
@@ -53,13 +53,20 @@ pub fn load(bundle: &Path) -> Result<Loaded> {
 /// # Errors
 /// The file can't be read, is not a regular file or is larger than [`MAX_SIZE`].
 pub fn read(bundle: &Path) -> Result<Vec<u8>> {
-    let path = bundle.join("config.json");
+    read_file(&bundle.join("config.json"))
+}
+
+/// Reads a file of JSON text with the bounds of a configuration.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let fail = |e: io::Error| Error::step("read", path.display().to_string(), e);
     // O_NONBLOCK: a FIFO of that name must not hang the runtime. It has no effect on files.
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(&path)
+        .open(path)
         .map_err(fail)?;
     let meta = file.metadata().map_err(fail)?;
     if !meta.is_file() {
@@ -104,6 +111,37 @@ pub fn parse(json: &[u8]) -> Result<Loaded> {
     };
     check_version(spec.version(), &mut warnings)?;
     Ok(Loaded { spec, warnings })
+}
+
+/// Parses the text of one process, as `exec --process` takes it: config.json's `process` alone. Returns
+/// warnings with it.
+///
+/// # Errors
+/// As [`parse`]; JSON paths start with `process`.
+pub fn parse_process(json: &[u8]) -> Result<(Process, Vec<String>)> {
+    if json.len() as u64 > MAX_SIZE {
+        return Err(too_large());
+    }
+    if json.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(Error::config(
+            "process",
+            "expected a JSON object, found an array",
+        ));
+    }
+    if let Ok(process) = serde_json::from_slice(json) {
+        return Ok((process, Vec::new()));
+    }
+    let bare = tolerate::tree(json).map_err(|e| Error::config("process", describe(&e)))?;
+    // As a part of a configuration, so that the same is tolerated and paths are the same.
+    let mut tree = serde_json::json!({ "ociVersion": OLDEST_VERSION, "process": bare });
+    let mut warnings = Vec::new();
+    tolerate::tolerate(&mut tree, &mut warnings);
+    let spec = serde_path_to_error::deserialize::<&Value, Spec>(&tree)
+        .map_err(|e| Error::config(path_name(e.path()), describe(e.inner())))?;
+    match spec.process() {
+        Some(process) => Ok((process.clone(), warnings)),
+        None => Err(Error::config("process", "expected a JSON object")),
+    }
 }
 
 fn too_large() -> Error {

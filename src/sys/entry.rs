@@ -16,7 +16,14 @@ use core::mem::MaybeUninit;
 
 /// Commands that execute something inside a cell. All of argv is searched: a false match costs a
 /// tenth of a millisecond, a missed one would be a hole.
-static VERBS: [&[u8]; 5] = [b"create", b"run", b"exec", b"restore", b"run-bundle"];
+static VERBS: [&[u8]; 6] = [
+    b"create",
+    b"run",
+    b"exec",
+    b"restore",
+    b"run-bundle",
+    b"exec-cell",
+];
 
 #[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]

@@ -5,6 +5,7 @@
 //! names are made absolute below the bundle.
 
 mod dev;
+pub mod exec;
 mod hooks;
 mod mounts;
 mod process;
@@ -67,7 +68,7 @@ pub fn lower(spec: &Spec, ctx: &Context) -> Result<Plan> {
     process.keyring = if ctx.no_new_keyring {
         None
     } else {
-        Some(cstr("id", format!("_ses.{}", ctx.id).as_bytes())?)
+        Some(keyring(ctx.id)?)
     };
     let mounts = mounts::mounts(spec, ctx, id_maps.as_ref())?;
     let dev = dev::dev(spec, &mounts, ctx.bind_devices || in_userns)?;
@@ -125,6 +126,11 @@ pub fn added(edit: &Spec, of: &Spec, ctx: &Context) -> Result<Plan> {
         dev: dev::added(edit, of, ctx.bind_devices)?,
         ..Plan::default()
     })
+}
+
+/// The name of a cell's session keyring (runc's).
+fn keyring(id: &str) -> Result<CString> {
+    cstr("id", format!("_ses.{id}").as_bytes())
 }
 
 /// A C string, or an error that names the JSON path.

@@ -9,7 +9,8 @@ use oci_spec::runtime::{
     LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process,
     Scheduler,
 };
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::mem::size_of;
 use std::os::unix::ffi::OsStrExt;
@@ -28,13 +29,14 @@ pub fn process(p: &Process) -> Result<ProcessPlan> {
     if first.is_empty() {
         return Err(Error::config("process.args[0]", "empty: no program to run"));
     }
-    let env = strings("process.env", p.env())?;
+    let mut env = strings("process.env", p.env())?;
     if let Some(i) = env.iter().position(|e| !e.as_bytes().contains(&b'=')) {
         return Err(Error::config(
             format!("process.env[{i}]"),
             "must be NAME=value",
         ));
     }
+    last_wins(&mut env);
     if !p.cwd().is_absolute() {
         return Err(Error::config("process.cwd", "must be an absolute path"));
     }
@@ -50,13 +52,17 @@ pub fn process(p: &Process) -> Result<ProcessPlan> {
         gid: user.gid(),
         groups: user.additional_gids().clone().unwrap_or_default(),
         umask: user.umask(),
-        caps: p.capabilities().as_ref().map(|c| Caps {
-            bounding: cap_mask(c.bounding()),
-            effective: cap_mask(c.effective()),
-            permitted: cap_mask(c.permitted()),
-            inheritable: cap_mask(c.inheritable()),
-            ambient: cap_mask(c.ambient()),
-        }),
+        // Without the property there are none, as with runc and crun: neither the caller's nor root's.
+        caps: p
+            .capabilities()
+            .as_ref()
+            .map_or_else(Caps::default, |c| Caps {
+                bounding: cap_mask(c.bounding()),
+                effective: cap_mask(c.effective()),
+                permitted: cap_mask(c.permitted()),
+                inheritable: cap_mask(c.inheritable()),
+                ambient: cap_mask(c.ambient()),
+            }),
         no_new_privs: p.no_new_privileges().unwrap_or(false),
         rlimits: rlimits(p)?,
         oom_score_adj: p.oom_score_adj().map(|v| v.to_string().into_bytes()),
@@ -72,6 +78,27 @@ pub fn process(p: &Process) -> Result<ProcessPlan> {
             .map(|b| (clamp16(b.height()), clamp16(b.width()))),
         ..ProcessPlan::default()
     })
+}
+
+/// Leaves one definition of each variable: the last one, where the first one stood. Programs that find
+/// two take the first (getenv(3)), which would be the configuration's and not the command line's.
+fn last_wins(env: &mut Vec<CString>) {
+    fn name(entry: &CString) -> Vec<u8> {
+        let name = entry.as_bytes().split(|b| *b == b'=').next();
+        name.unwrap_or_default().to_vec()
+    }
+    let mut at: HashMap<Vec<u8>, usize> = HashMap::with_capacity(env.len());
+    let mut out: Vec<CString> = Vec::with_capacity(env.len());
+    for entry in env.drain(..) {
+        match at.entry(name(&entry)) {
+            Entry::Occupied(seen) => out[*seen.get()] = entry,
+            Entry::Vacant(new) => {
+                new.insert(out.len());
+                out.push(entry);
+            }
+        }
+    }
+    *env = out;
 }
 
 fn clamp16(v: u64) -> u16 {
@@ -98,10 +125,8 @@ fn candidates(first: &CString, env: &[CString]) -> Result<Vec<CString>> {
     if first.as_bytes().contains(&b'/') {
         return Ok(vec![first.clone()]);
     }
-    // The last definition wins, as a shell that exports twice would have it.
     let path = env
         .iter()
-        .rev()
         .find_map(|e| e.as_bytes().strip_prefix(b"PATH="))
         .unwrap_or(DEFAULT_PATH.as_bytes());
     path.split(|b| *b == b':')
@@ -122,13 +147,17 @@ pub fn cap_mask(set: &Option<HashSet<Capability>>) -> u64 {
 
 fn cap_bit(cap: Capability) -> u64 {
     // oci-spec prints AUDIT_CONTROL, the caps crate knows CAP_AUDIT_CONTROL.
-    let name = cap.to_string();
-    let full = if name.starts_with("CAP_") {
-        name
-    } else {
-        format!("CAP_{name}")
+    cap_bit_of(&cap.to_string()).unwrap_or(0)
+}
+
+/// The bit of a capability by name, with or without `CAP_`; none for an unknown one.
+pub(super) fn cap_bit_of(name: &str) -> Option<u64> {
+    let upper = name.to_ascii_uppercase();
+    let full = match upper.starts_with("CAP_") {
+        true => upper,
+        false => format!("CAP_{upper}"),
     };
-    caps::Capability::from_str(&full).map_or(0, |c| c.bitmask())
+    caps::Capability::from_str(&full).ok().map(|c| c.bitmask())
 }
 
 fn rlimits(p: &Process) -> Result<Vec<(u32, u64, u64)>> {
@@ -287,7 +316,7 @@ pub(super) fn mempolicy(linux: &Linux) -> Result<Option<(i32, Vec<u64>)>> {
 }
 
 /// Largest CPU or node number accepted in a list: the kernel's own masks are no wider.
-const MAX_LIST: usize = 8192;
+pub(super) const MAX_LIST: usize = 8192;
 
 /// A kernel list such as `0-3,7` (cpuset(7), List format) as a bit mask in 64-bit words.
 pub fn cpu_list(at: &str, text: &str) -> Result<Vec<u64>> {
@@ -334,6 +363,15 @@ mod tests {
         assert_eq!(got, [c"/a/x".into(), c"/b/x".into(), CString::from(c"./x")]);
         let got = candidates(&c"./x".to_owned(), &env).unwrap();
         assert_eq!(got, [CString::from(c"./x")]);
+    }
+
+    #[test]
+    fn the_last_definition_of_a_variable_wins() {
+        let text = |list: &[&str]| list.iter().map(|e| CString::new(*e).unwrap()).collect();
+        let mut env: Vec<CString> =
+            text(&["A=1", "PATH=/a", "A=2", "B=", "PATH=/b", "A=3=4", "B=x"]);
+        last_wins(&mut env);
+        assert_eq!(env, text(&["A=3=4", "PATH=/b", "B=x"]) as Vec<CString>);
     }
 
     #[test]

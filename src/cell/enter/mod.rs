@@ -1,0 +1,484 @@
+//! One more process in a cell: the parent's side.
+//!
+//! All that can be refused is refused first. Then one child: born in the cell's pid namespace and
+//! straight in its group, it enters the other namespaces itself ([`child`]), so that this process stays on
+//! the host and keeps its files, its privileges and its terminal. No lock is taken: other commands
+//! on the cell go on meanwhile, and it may be deleted at any point, which ends the child.
+
+mod child;
+
+use super::create::{pid_file, send_pidfd};
+use super::fault::{Fault, WIRE};
+use super::live::apart;
+use super::run::{Signals, wait};
+use super::status::Status;
+use super::store::{Saved, Store};
+use super::{spawn, view, wire};
+use crate::image::users;
+use crate::plan::{ExecPlan, Kind, Plan};
+use crate::spec::load;
+use crate::spec::lower::exec::{Changes, Context, Source, UserIds, lower};
+use crate::sys::clone::{self, Child};
+use crate::sys::misc::{self, CArray};
+use crate::sys::{Sys, cred, fd, socket};
+use crate::{Error, Result};
+use child::Joiner;
+use nix::errno::Errno;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// What to execute and how.
+#[derive(Debug, Default)]
+pub struct ExecOptions {
+    /// The cell.
+    pub id: String,
+    /// A file with the process as JSON; then `changes` and `user` don't count.
+    pub process: Option<PathBuf>,
+    /// What differs from the cell's own process, its user aside.
+    pub changes: Changes,
+    /// `USER[:GROUP]`, by number or by the names in the cell's /etc/passwd and /etc/group.
+    pub user: Option<String>,
+    /// `[CONTROLLER:]PATH` of groups below the cell's.
+    pub groups: Vec<String>,
+    /// AF_UNIX socket that gets the terminal's master.
+    pub console_socket: Option<PathBuf>,
+    /// AF_UNIX socket that gets the pidfd of the process.
+    pub pidfd_socket: Option<PathBuf>,
+    /// File to write its pid to.
+    pub pid_file: Option<PathBuf>,
+    /// Return once the program is executed.
+    pub detach: bool,
+    /// How many descriptors from 3 on the program inherits.
+    pub preserve_fds: u32,
+    /// Also into a paused cell, where the process waits until it is resumed.
+    pub ignore_paused: bool,
+}
+
+/// How it went.
+#[derive(Debug, Clone)]
+pub struct ExecOutcome {
+    /// The program's status, 128 + signal when killed; 0 when detached.
+    pub code: i32,
+    /// What was tolerated.
+    pub warnings: Vec<String>,
+}
+
+/// Executes a program in a cell. In the foreground, signals go to the program.
+///
+/// # Errors
+/// The cell is stopped or paused, the process can't be had as asked, or the program can't be
+/// executed. Nothing is left then.
+pub fn exec(store: &Store, opts: &ExecOptions) -> Result<ExecOutcome> {
+    let saved = store.load(&opts.id)?;
+    let target = Target::open(store, &saved, opts.ignore_paused)?;
+    let cell = load::load(&store.dir(&opts.id))?.spec;
+    let (source, mut warnings) = source(opts, &target)?;
+    let ctx = Context {
+        id: &opts.id,
+        no_new_keyring: saved.no_new_keyring,
+        groups: &opts.groups,
+    };
+    let (plan, more) = lower(&cell, &source, &ctx).map_err(|e| of_file(opts, e))?;
+    warnings.extend(more);
+    let made = start(&saved, &target, &plan, opts)?;
+    let Made {
+        child,
+        signals,
+        console,
+    } = made;
+    let code = match signals {
+        None => 0,
+        Some(signals) => wait(&child, &signals, console, true)?.code(),
+    };
+    Ok(ExecOutcome { code, warnings })
+}
+
+/// The cell's first process.
+struct Target {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Target {
+    /// Opens it, if the cell is in a state that takes another process.
+    fn open(store: &Store, saved: &Saved, ignore_paused: bool) -> Result<Self> {
+        // Before the look at the cell: what is seen then is true of this process, and not of a
+        // later one with its number.
+        let stopped = || Error::msg("cannot exec in a stopped container");
+        let pidfd = match saved.pid {
+            0 => None,
+            pid => match clone::pidfd_open(pid) {
+                Ok(fd) => Some(fd),
+                Err(Errno::ESRCH) => return Err(stopped()),
+                Err(e) => return Err(Error::step("open", format!("process {pid}"), e)),
+            },
+        };
+        match (saved.status(store), pidfd) {
+            (Status::Stopped, _) => Err(stopped()),
+            (Status::Creating, _) | (_, None) => Err(Error::msg(
+                "cannot exec in a container that is still being created",
+            )),
+            (Status::Paused, _) if !ignore_paused => Err(Error::msg(
+                "cannot exec in a paused container (use --ignore-paused to override)",
+            )),
+            (_, Some(pidfd)) => Ok(Target {
+                pid: saved.pid,
+                pidfd,
+            }),
+        }
+    }
+
+    /// CLONE_NEW* of the namespaces to enter.
+    fn namespaces(&self, plan: &ExecPlan) -> Result<u64> {
+        let mut flags = plan.own;
+        for kind in &plan.perhaps {
+            match apart(self.pid, *kind) {
+                Ok(true) => flags |= *kind as u64,
+                Ok(false) => {}
+                // A kernel without this kind.
+                Err(e) if e.errno() == Some(libc::ENOENT) && !has(*kind) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(flags)
+    }
+}
+
+fn has(kind: Kind) -> bool {
+    Path::new(&format!("/proc/self/ns/{}", kind.file())).exists()
+}
+
+/// Which process it is, with names looked up in the cell.
+fn source(opts: &ExecOptions, target: &Target) -> Result<(Source, Vec<String>)> {
+    if let Some(path) = &opts.process {
+        let text = load::read_file(path)?;
+        let (process, warnings) = load::parse_process(&text).map_err(|e| of_file(opts, e))?;
+        return Ok((Source::Given(Box::new(process)), warnings));
+    }
+    let mut changes = opts.changes.clone();
+    if let Some(text) = &opts.user {
+        changes.user = Some(user_ids(text, target.pid)?);
+    }
+    Ok((Source::Changed(Box::new(changes)), Vec::new()))
+}
+
+/// The errors of a process file name the file.
+fn of_file(opts: &ExecOptions, e: Error) -> Error {
+    match (&opts.process, e) {
+        (Some(path), Error::Config { at, why }) if at.starts_with("process") => {
+            Error::msg(format!("{}: {at}: {why}", path.display()))
+        }
+        // Said of the command line, which is what is wrong.
+        (None, Error::Config { at, why }) if at.starts_with("process") => {
+            Error::msg(format!("{at}: {why}"))
+        }
+        (_, e) => e,
+    }
+}
+
+/// Numbers are taken as they are, as runc does; for a name the cell's own files are read.
+fn user_ids(text: &str, init: i32) -> Result<UserIds> {
+    let digits = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    let (name, group) = match text.split_once(':') {
+        Some((name, group)) => (name, Some(group)),
+        None => (text, None),
+    };
+    let number = |what: &str, t: &str| {
+        let id: Option<u32> = t.parse().ok().filter(|id| *id != u32::MAX);
+        id.ok_or_else(|| Error::msg(format!("--user {text}: {what} {t} is out of range")))
+    };
+    if digits(name) && group.is_none_or(digits) {
+        return Ok(UserIds {
+            uid: number("uid", name)?,
+            gid: group.map(|g| number("gid", g)).transpose()?,
+            groups: None,
+        });
+    }
+    if name.is_empty() || group == Some("") {
+        return Err(Error::msg(format!(
+            "--user {text:?}: expected USER or USER:GROUP"
+        )));
+    }
+    let path = CString::new(format!("/proc/{init}/root")).unwrap_or_default();
+    let root = fd::open_host(&path, libc::O_PATH | libc::O_DIRECTORY)
+        .map_err(|e| Error::step("open the root of", format!("process {init}"), e))?;
+    let found = users::resolve(&root, text)?;
+    let groups = (!digits(name)).then_some(found.groups);
+    Ok(UserIds {
+        uid: found.uid,
+        gid: Some(found.gid),
+        groups,
+    })
+}
+
+/// A process that has executed its program.
+struct Made {
+    child: Child,
+    /// In the foreground.
+    signals: Option<Signals>,
+    /// The terminal's master, when it is ours.
+    console: Option<OwnedFd>,
+}
+
+fn start(saved: &Saved, target: &Target, plan: &ExecPlan, opts: &ExecOptions) -> Result<Made> {
+    let p = &plan.process;
+    view::refuse_labels(p, false)?;
+    let (console, ours) = console(opts, p.terminal)?;
+    let listener = super::create::listener(plan.seccomp.as_ref())?;
+    let entry = saved.cgroup.enter(&plan.groups)?;
+    let flags = target.namespaces(plan)?;
+    let (parent, child_end) = socket::pair().map_err(|e| Error::step("make", "socket pair", e))?;
+    let argv = CArray::new(&p.args, 0);
+    let mut envp = CArray::new(&p.env, usize::from(p.needs_home));
+    if let Some(cpus) = &plan.first_cpus {
+        misc::set_affinity(cpus)
+            .map_err(|e| Error::step("set CPU affinity to", "execCPUAffinity.initial", e))?;
+    }
+    // Before the child is there: a signal goes to one of the two.
+    let signals = match opts.detach {
+        true => None,
+        false => Some(Signals::block()?),
+    };
+    // Nobody in the cell may look into the child or its descriptors, from its birth on. exec takes it
+    // back for the program. (Without root the child does it, for it must first write to files of its own
+    // in /proc that this makes root's.)
+    if nix::unistd::geteuid().is_root() {
+        cred::set_dumpable(false).map_err(|e| Error::step("protect", "the runtime's memory", e))?;
+    }
+    let mut joiner = Joiner {
+        plan,
+        pidfd: target.pidfd.as_fd(),
+        enter: flags & !(Kind::Pid as u64),
+        joins_user: flags & Kind::User as u64 != 0,
+        born_inside: false,
+        sock: child_end.as_fd(),
+        console: console.as_ref().map(AsFd::as_fd),
+        join_files: entry.join_files(),
+        preserve_fds: opts.preserve_fds,
+    };
+    let pid_ns = flags & Kind::Pid as u64 != 0;
+    let first = born(target, pid_ns, entry.clone_fd(), &joiner, &argv, &mut envp);
+    let made = match first {
+        // The cell's group hands out controllers, so it takes no process.
+        Err(Errno::EBUSY) if plan.groups.is_empty() => {
+            match saved
+                .cgroup
+                .enter_beside(target.pid, saved.cgroup.enter(&[])?)?
+            {
+                None => Err(Errno::EBUSY),
+                Some(beside) => {
+                    joiner.join_files = beside.join_files();
+                    born(target, pid_ns, beside.clone_fd(), &joiner, &argv, &mut envp)
+                }
+            }
+        }
+        other => other,
+    };
+    let child = made.map_err(|e| cant_join(saved, e))?;
+    // Ours to close, or the child's ends would never read as closed.
+    drop((child_end, console));
+    let mut half = HalfMade(Some(child));
+    let child = half.0.as_ref().expect("made just now");
+    converse(
+        parent.as_fd(),
+        &Talk {
+            saved,
+            plan,
+            pid: child.pid,
+            listener: listener.as_ref(),
+            signals: signals.as_ref(),
+            pidfd: child.pidfd.as_fd(),
+        },
+    )?;
+    if let Some(path) = &opts.pidfd_socket {
+        send_pidfd(path, child.pidfd.as_fd())?;
+    }
+    if let Some(path) = &opts.pid_file {
+        pid_file(path, child.pid)?;
+    }
+    let console = match ours {
+        None => None,
+        Some(sock) => Some(super::create::receive_console(sock.as_fd())?),
+    };
+    Ok(Made {
+        child: half.0.take().expect("not taken yet"),
+        signals,
+        console,
+    })
+}
+
+fn cant_join(saved: &Saved, e: Errno) -> Error {
+    match e {
+        Errno::ESRCH => Error::msg("cannot exec in a stopped container"),
+        // The kernel's words for a pid namespace whose first process is gone (clone(2), "ERRORS").
+        Errno::ENOMEM if !saved.alive() => Error::msg("cannot exec in a stopped container"),
+        Errno::ENODEV | Errno::ENOENT if !saved.alive() => {
+            Error::msg("cannot exec in a stopped container")
+        }
+        e => Error::step("make a process in cell", saved.id.clone(), e),
+    }
+}
+
+/// Makes the child in the cell's pid namespace and group.
+fn born(
+    target: &Target,
+    pid_ns: bool,
+    cgroup: Option<BorrowedFd>,
+    joiner: &Joiner,
+    argv: &CArray,
+    envp: &mut CArray,
+) -> Sys<Child> {
+    let pidfd = target.pidfd.as_fd();
+    if pid_ns {
+        // For children only; this process stays where it is (pid_namespaces(7)).
+        match clone::setns(pidfd, libc::CLONE_NEWPID) {
+            Ok(()) => {}
+            // Without privileges here it takes those of the cell's user namespace, and they are had only
+            // by entering that: a process in between does it.
+            Err(Errno::EPERM) if joiner.joins_user => {
+                let enter = || {
+                    child::limits(&joiner.plan.process).map_err(|f| Errno::from_raw(f.errno))?;
+                    // After that: it makes files of its own in /proc root's.
+                    cred::set_dumpable(false)?;
+                    clone::setns(pidfd, libc::CLONE_NEWUSER | libc::CLONE_NEWPID)
+                };
+                let joiner = Joiner {
+                    enter: joiner.enter & !(Kind::User as u64),
+                    born_inside: true,
+                    ..*joiner
+                };
+                return spawn::through(enter, 0, cgroup, || child::main(&joiner, argv, envp));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    spawn::clone_once(0, cgroup, || child::main(joiner, argv, envp))
+}
+
+/// Ends a process that didn't get as far as it should.
+struct HalfMade(Option<Child>);
+
+impl Drop for HalfMade {
+    fn drop(&mut self) {
+        if let Some(child) = &self.0 {
+            let _ = clone::pidfd_kill(child.pidfd.as_fd(), libc::SIGKILL);
+            // One in a frozen v1 group dies when that is thawed, which is not ours to wait for.
+            if misc::poll_in(&[child.pidfd.as_fd()], 1000).is_ok_and(|r| r[0]) {
+                let _ = clone::wait_pidfd(child.pidfd.as_fd());
+            }
+        }
+    }
+}
+
+/// The child's end of the console connection, and ours when the terminal is ours.
+fn console(opts: &ExecOptions, terminal: bool) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    // runc's conditions and words (utils_linux.go, checkTerminal).
+    match &opts.console_socket {
+        None if opts.detach && terminal => Err(Error::msg(
+            "cannot allocate tty if gpucell will detach without setting console socket",
+        )),
+        Some(_) if !opts.detach || !terminal => Err(Error::msg(
+            "cannot use console socket if gpucell will not detach or allocate tty",
+        )),
+        Some(path) => {
+            let s = UnixStream::connect(path).map_err(|e| {
+                Error::step("connect to console socket", path.display().to_string(), e)
+            })?;
+            Ok((Some(s.into()), None))
+        }
+        None if terminal => {
+            let (theirs, ours) =
+                socket::pair().map_err(|e| Error::step("make", "console socket", e))?;
+            Ok((Some(theirs), Some(ours)))
+        }
+        None => Ok((None, None)),
+    }
+}
+
+/// What is needed to talk with the child.
+struct Talk<'a> {
+    saved: &'a Saved,
+    plan: &'a ExecPlan,
+    pid: i32,
+    listener: Option<&'a UnixStream>,
+    signals: Option<&'a Signals>,
+    pidfd: BorrowedFd<'a>,
+}
+
+/// Talks with the child until it executed the program.
+fn converse(sock: BorrowedFd, talk: &Talk) -> Result<()> {
+    let fail = |e| Error::step("talk to", "the process in the cell", e);
+    let mut ready = false;
+    loop {
+        if let Some(signals) = talk.signals {
+            await_word(sock, signals, talk.pidfd)?;
+        }
+        let mut buf = [0; WIRE];
+        let (n, passed) = socket::recv(sock, &mut buf).map_err(fail)?;
+        match wire::kind(&buf[..n]) {
+            wire::FAULT => {
+                return Err(match Fault::decode(&buf[..n]) {
+                    Some(fault) => fault.explain(&words(talk.plan)),
+                    None => Error::msg("the process in the cell sent a garbled message"),
+                });
+            }
+            wire::READY => ready = true,
+            wire::NOTIFY => {
+                if let (Some(listener), Some(fd)) = (talk.listener, passed) {
+                    let seccomp = talk.plan.seccomp.as_ref();
+                    let at = view::Notified {
+                        pid: talk.pid,
+                        status: "running",
+                    };
+                    view::send_notify(listener, seccomp, talk.saved, &at, fd.as_fd())?;
+                }
+            }
+            // Closed by exec.
+            0 if n == 0 && ready => return Ok(()),
+            0 if n == 0 => {
+                return Err(Error::msg(
+                    "the process died while it joined the cell (killed, or the cell ended)",
+                ));
+            }
+            other => {
+                return Err(Error::msg(format!(
+                    "the process in the cell sent an unexpected message ({other})"
+                )));
+            }
+        }
+    }
+}
+
+/// Waits for the child's next word. It may be long in coming (a paused cell): what would end this command
+/// ends it, and the child.
+fn await_word(sock: BorrowedFd, signals: &Signals, pidfd: BorrowedFd) -> Result<()> {
+    let fail = |e| Error::step("wait for", "the process in the cell", e);
+    loop {
+        let ready = misc::poll_in(&[sock, signals.fd()], -1).map_err(fail)?;
+        if ready[0] {
+            return Ok(());
+        }
+        while let Some(signal) = misc::read_signal(signals.fd()) {
+            match signal {
+                libc::SIGINT | libc::SIGTERM | libc::SIGQUIT | libc::SIGHUP => {
+                    let _ = clone::pidfd_kill(pidfd, libc::SIGKILL);
+                    return Err(Error::msg(format!(
+                        "ended by signal {signal} before the program was executed"
+                    )));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The parts of a Plan that a failure is explained with.
+fn words(plan: &ExecPlan) -> Plan {
+    Plan {
+        process: plan.process.clone(),
+        seccomp: plan.seccomp.clone(),
+        ..Plan::default()
+    }
+}
