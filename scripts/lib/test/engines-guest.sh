@@ -29,6 +29,12 @@ ends() {
   return 1
 }
 
+# none COMMAND...: it prints nothing.
+none() {
+  local got; got=$("$@" 2>/dev/null) || true
+  [ -z "$got" ] || { printf 'wrong: %s\n  gives %s\n  wanted nothing\n' "$*" "$got"; return 1; }
+}
+
 # until SECONDS COMMAND...: it succeeds by then.
 until_() {
   local end=$((SECONDS + $1)); shift

@@ -1,0 +1,141 @@
+# In the test machine: podman and buildah with gpucell; sourced by engines-guest.sh. MANAGER is podman's cgroup
+# manager.
+
+p() { podman --runtime $GPUCELL --cgroup-manager "$MANAGER" "$@"; }
+
+podman_run() {
+  p image exists base || p import -q $WORK/base.tar base
+  is hello p run --rm base echo hello
+  ends 7 '' p run --rm base sh -c 'exit 7'
+  ends 127 'executable file .* not found\|no such file' p run --rm base nothing
+  ends 126 'ermission denied' p run --rm base /etc/passwd
+  is 'mail 8 /srv cell1 value' p run --rm -u mail -w /srv -h cell1 -e K=value base sh -c 'echo $(id -un) $(id -u) $PWD $(hostname) $K'
+  ends 0 'inet 10\.88' p run --rm base ip -4 addr show eth0
+  is catatonit p run --rm --init base sh -c 'cat /proc/1/comm' || is podman-init p run --rm --init base sh -c 'cat /proc/1/comm'
+  ends 1 'ead-only file system' p run --rm --read-only --read-only-tmpfs=false base touch /x
+  is 0000000000000000 p run --rm --cap-drop ALL base sed -n 's/^CapEff:.//p' /proc/self/status
+}
+
+podman_terminal() {
+  is $'/dev/pts/0\n40 120' terminal podman --runtime $GPUCELL --cgroup-manager "$MANAGER" run --rm -it base sh -c 'tty; sleep 1; stty size'
+}
+
+podman_exec() {
+  p run -d --name ex -e A=a base sleep 1000
+  is 'hi 0 a' p exec ex sh -c 'echo hi $(id -u) $A'
+  is '1 8 x /tmp' p exec -u 1:8 -e A=x -w /tmp ex sh -c 'echo $(id -u) $(id -g) $A $PWD'
+  ends 9 '' p exec ex sh -c 'exit 9'
+  ends 127 'executable file .* not found' p exec ex nothing
+  ends 126 'ermission denied' p exec ex /etc/passwd
+  p exec -d ex touch /made
+  until_ 20 p exec ex test -e /made
+  is through sh -c "echo through | podman --runtime $GPUCELL --cgroup-manager $MANAGER exec -i ex cat"
+  ends 0 'sleep 1000' p top ex args
+  p rm -f -t 0 ex
+}
+
+podman_limits() {
+  local see='cd /sys/fs/cgroup; echo $(cat memory.max memory.swap.max cpu.max pids.max cpuset.cpus)'
+  p run -d --name li --memory 64m --memory-swap 96m --cpus 0.5 --pids-limit 50 --cpuset-cpus 0 base sleep 1000
+  is '67108864 33554432 50000 100000 50 0' p exec li sh -c "$see"
+  p update --memory 96m --memory-swap 96m --cpus 1.5 --cpuset-cpus 0-1 li
+  is '100663296 0 150000 100000 50 0-1' p exec li sh -c "$see"
+  systemctl daemon-reload
+  is '100663296 0 150000 100000 50 0-1' p exec li sh -c "$see"
+  ends 0 '/ 100.7MB' p stats --no-stream --format '{{.MemUsage}}' li
+  p rm -f -t 0 li
+  ends 137 '' p run --name li --memory 64m --memory-swap 64m base /opt/conda/bin/python -c 'b = bytearray(200 << 20)'
+  is 'true 137' p inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' li
+  p rm li
+}
+
+podman_pause() {
+  p run -d --name pa base sleep 1000
+  p pause pa
+  is paused p inspect -f '{{.State.Status}}' pa
+  p unpause pa
+  p exec pa true
+  p pause pa
+  p rm -f -t 0 pa
+}
+
+podman_stop() {
+  p run -d --name st base sh -c 'trap "exit 3" TERM; echo ready; while :; do sleep 0.1; done'
+  until_ 20 sh -c 'podman logs st | grep ready'
+  p stop -t 60 st
+  is '3 exited' p inspect -f '{{.State.ExitCode}} {{.State.Status}}' st
+  p start st
+  p kill st
+  is 137 p wait st
+  p rm st
+}
+
+podman_pod() {
+  p pod create --name pod --share net,ipc,uts --infra-image base --infra-command 'sleep 1000' >/dev/null
+  p run -d --pod pod --name a base sleep 1000
+  p run -d --pod pod --name b base sleep 1000
+  is "$(p exec a sh -c 'echo $(hostname; readlink /proc/self/ns/net)')" p exec b sh -c 'echo $(hostname; readlink /proc/self/ns/net)'
+  p pod pause pod
+  p pod unpause pod
+  p pod rm -f -t 0 pod
+}
+
+podman_play() {
+  cat > $WORK/pod.yaml <<'Y'
+apiVersion: v1
+kind: Pod
+metadata: { name: play }
+spec:
+  containers:
+  - name: one
+    image: localhost/base:latest
+    command: [ sleep, "1000" ]
+    resources: { limits: { memory: 64Mi, cpu: 500m } }
+    securityContext: { readOnlyRootFilesystem: true, capabilities: { drop: [ ALL ] } }
+Y
+  p tag base localhost/base:latest
+  # Without it, podman would build its pause image.
+  p kube play --no-hosts $WORK/pod.yaml
+  is '67108864 50000 100000' p exec play-one sh -c 'echo $(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max)'
+  ends 1 'ead-only file system' p exec play-one touch /x
+  p kube down --force $WORK/pod.yaml
+}
+
+podman_health() {
+  p run -d --name he --health-cmd 'test -e /ok' --health-interval disable --health-retries 1 base sleep 1000
+  ends 1 '' p healthcheck run he
+  p exec he touch /ok
+  p healthcheck run he
+  p rm -f -t 0 he
+}
+
+podman_crash() {
+  local pid
+  p run -d --name cr base sleep 3000
+  kill -9 "$(p inspect -f '{{.State.ConmonPid}}' cr)"
+  p rm -f -t 0 cr
+  until_ 30 sh -c '! pgrep -f "sleep 3000"'
+  p run -d --name cr base sleep 3000
+  pid=$(p inspect -f '{{.State.Pid}}' cr)
+  kill -9 "$pid"
+  is 137 p wait cr
+  p start cr
+  p exec cr true
+  p rm -f -t 0 cr
+}
+
+podman_nothing_left() {
+  none p ps -aq
+  none states /run/gpucell
+  none groups_of libpod-
+  none sh -c 'pgrep -a "^(gpucell|conmon)"'
+  none sh -c 'grep -o "/var/lib/containers/[^ ]*/merged" /proc/self/mountinfo'
+}
+
+buildah_bud() {
+  MANAGER=cgroupfs
+  dockerfile
+  buildah bud -q --runtime $GPUCELL --isolation oci -t bud $WORK/build
+  is "$BUILT" p run --rm bud
+  podman rmi -f bud
+}
