@@ -27,7 +27,7 @@ fn exit_codes_are_the_programs() {
             let now = live.processes();
             let new = now.difference(&before).copied().find(|pid| {
                 let line = fs::read_to_string(format!("/proc/{pid}/cmdline"));
-                line.is_ok_and(|l| l.starts_with("/bin/hello\0sleep\0100"))
+                line.is_ok_and(|l| l.starts_with("/bin/hello\0sleep\x00100"))
             });
             new.map(Pid::from_raw)
         };
