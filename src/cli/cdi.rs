@@ -1,12 +1,11 @@
 //! `gpucell cdi`: the CDI devices of this host, what they make of a bundle, and a file of our own.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::launch::Bundle;
+use super::setup::replace;
 use super::{Globals, log, out};
 use crate::nvidia::cdi::{Format, Registry, generate, map_ids};
 use crate::nvidia::config::Config;
@@ -161,32 +160,10 @@ impl Generate {
         let spec = generate::of_host(&Host::from(&Config::load(None)?))?;
         let text = generate::write(&spec, asked.or(named).unwrap_or(Format::Yaml))?;
         match &self.output {
-            Some(path) => replace(path, &text)?,
+            Some(path) => replace(path, &text)
+                .map_err(|e| Error::step("write", path.display().to_string(), e))?,
             None => out::print(&text)?,
         }
         Ok(0)
     }
-}
-
-/// Writes a file beside the old one and puts it in its place: a reader sees one or the other. The name
-/// it has meanwhile is no CDI file's.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let fail = |e| Error::step("write", path.display().to_string(), e);
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}.tmp", std::process::id()));
-    let draft = PathBuf::from(draft);
-    let write = || {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&draft)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&draft, path)
-    };
-    write().map_err(|e| {
-        let _ = std::fs::remove_file(&draft);
-        fail(e)
-    })
 }

@@ -29,6 +29,7 @@ mod people;
 mod ps;
 pub mod pull;
 mod run_image;
+pub mod setup;
 pub mod units;
 mod update;
 mod volume;
@@ -145,6 +146,7 @@ enum Command {
     List(lifecycle::List),
     Features(features::Features),
     Config(config::Config),
+    Setup(setup::Setup),
     Completions(docs::Completions),
     Man(docs::Man),
 }
@@ -263,6 +265,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Cdi(a) => a.run(g)?,
         Command::Gpu(a) => a.run(g)?,
         Command::Config(a) => a.run()?,
+        Command::Setup(a) => a.run()?,
         Command::Completions(a) => a.run(Cli::command())?,
         Command::Man(a) => a.run(Cli::command())?,
     })
