@@ -133,3 +133,48 @@ fn none_of_them_knows_a_cell_that_is_not_there() {
         refused(&cell, verb, &[], "does not exist");
     }
 }
+
+/// What `spec` writes runs: as root, as root's rootless kind, and by a user without any privilege.
+#[test]
+fn what_spec_writes_runs() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let program = path("gpucell");
+    fs::copy(support::GPUCELL, &program).unwrap();
+    for (flags, uid) in [(&[][..], 0), (&["--rootless"], 0), (&["--rootless"], 65534)] {
+        let cell = Cell::new(|_| {});
+        let bundle = path("bundle");
+        let _ = fs::remove_dir_all(&bundle);
+        fs::create_dir(&bundle).unwrap();
+        let copied = std::process::Command::new("cp")
+            .arg("-r")
+            .args([&cell.bundle.rootfs(), &bundle])
+            .status();
+        assert!(copied.unwrap().success());
+        nix::unistd::chown(&bundle, Some(uid.into()), Some(uid.into())).unwrap();
+        let run = |args: &[&str]| {
+            let mut command = std::process::Command::new(&program);
+            command.args(args).uid(uid).gid(uid).current_dir(&bundle);
+            command.env("XDG_RUNTIME_DIR", path(&format!("run{uid}")));
+            support::outcome(&mut command)
+        };
+        let mut args = vec!["spec"];
+        args.extend(flags);
+        run(&args).ok();
+        let file = bundle.join("config.json");
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        // No terminal here, and no shell in this root; all else as it was written.
+        config["process"]["terminal"] = false.into();
+        config["process"]["args"] = serde_json::json!(["/bin/hello", "id"]);
+        fs::write(&file, config.to_string()).unwrap();
+        let root = path(&format!("state{uid}"));
+        let done = run(&["--root", root.to_str().unwrap(), "run", &cell.id]);
+        assert!(done.code == 0, "{flags:?} as {uid}: {done:#?}");
+        assert_eq!(done.value("uid"), "0 0 0 0");
+        assert_eq!(done.value("hostname"), "gpucell");
+    }
+}

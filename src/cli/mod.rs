@@ -30,6 +30,7 @@ mod ps;
 pub mod pull;
 mod run_image;
 pub mod setup;
+mod spec;
 pub mod units;
 mod update;
 mod volume;
@@ -145,6 +146,7 @@ enum Command {
     /// List cells
     List(lifecycle::List),
     Features(features::Features),
+    Spec(spec::Spec),
     Config(config::Config),
     Setup(setup::Setup),
     Completions(docs::Completions),
@@ -254,6 +256,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Events(a) => a.run(g)?,
         Command::Ps(a) => a.run(g)?,
         Command::Features(a) => a.run()?,
+        Command::Spec(a) => a.run()?,
         Command::List(a) => a.run(g)?,
         Command::Pull(a) => pull::run(a).map(|()| 0)?,
         Command::Exec(a) => a.run(g)?,

@@ -3,6 +3,7 @@
 //!
 //! Owns the default values only. It reads nothing of the host: two calls give the same Spec.
 
+pub mod runc;
 pub mod seccomp;
 
 use std::collections::HashSet;
