@@ -5,6 +5,7 @@
 
 mod cdi;
 pub mod cell_log;
+mod checkpoint;
 mod config;
 mod docs;
 mod doctor;
@@ -69,6 +70,9 @@ pub struct Globals {
     /// Accepted for runc's callers; found out by itself
     #[arg(long, value_name = "BOOL", hide = true)]
     pub rootless: Option<String>,
+    /// Accepted for runc's callers: CRIU is not used
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub criu: Option<String>,
 }
 
 impl Globals {
@@ -147,6 +151,8 @@ enum Command {
     List(lifecycle::List),
     Features(features::Features),
     Spec(spec::Spec),
+    Checkpoint(checkpoint::Checkpoint),
+    Restore(checkpoint::Restore),
     Config(config::Config),
     Setup(setup::Setup),
     Completions(docs::Completions),
@@ -174,11 +180,12 @@ pub fn main() -> i32 {
     }
     let args = reading(args);
     let usage = usage_code(&args);
+    let probed = verb(&args).is_some_and(|at| args[at] == checkpoint::Checkpoint::PROBED);
     let cli = match parse(args) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return if e.use_stderr() { usage } else { 0 };
+            return if e.use_stderr() || probed { usage } else { 0 };
         }
     };
     let globals = cli.globals.clone();
@@ -257,6 +264,8 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Ps(a) => a.run(g)?,
         Command::Features(a) => a.run()?,
         Command::Spec(a) => a.run()?,
+        Command::Checkpoint(a) => a.run(g)?,
+        Command::Restore(a) => a.run()?,
         Command::List(a) => a.run(g)?,
         Command::Pull(a) => pull::run(a).map(|()| 0)?,
         Command::Exec(a) => a.run(g)?,
@@ -289,12 +298,13 @@ fn version() -> String {
 }
 
 /// Global flags that take a value, to find the verb.
-const VALUED: [&str; 5] = [
+const VALUED: [&str; 6] = [
     "--root",
     "--log",
     "--log-format",
     "--cgroup-manager",
     "--rootless",
+    "--criu",
 ];
 
 /// The index of the verb in an argument list.
@@ -337,6 +347,14 @@ fn reading(mut args: Vec<OsString>) -> Vec<OsString> {
         }
     } else if args[at] == "exec" && exec_cell::names_a_cell(&args[at + 1..]) {
         args[at] = CELL_EXEC.into();
+    }
+    if args[at] == RUNC_RUN || args[at] == "restore" {
+        // containerd gives this one as Go's flags may be given.
+        for arg in &mut args[at + 1..] {
+            if *arg == "-no-subreaper" {
+                *arg = "--no-subreaper".into();
+            }
+        }
     }
     args
 }
