@@ -12,30 +12,71 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use support::{Bundle, GPUCELL, outcome};
 
 const MARK: &[u8] = b"overwritten from inside";
 
-/// Runs the attack against the runtime at `runtime`; true when its file was overwritten.
-fn attack(runtime: &Path, id: &str) -> bool {
-    let b = Bundle::new().edit(|c| c["process"]["args"] = json!(["/bin/attack"]));
+/// A script whose interpreter is the runtime itself, which ends at once for want of a command; what counts
+/// is that the kernel let it run.
+fn script(b: &Bundle) {
     let script = b.rootfs().join("bin/attack");
     fs::write(&script, "#!/proc/self/exe\n").unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let before = fs::read(runtime).unwrap();
-    let call = |args: &[&str]| {
-        let mut command = Command::new(runtime);
-        command.arg("--root").arg(b.state()).args(args);
-        outcome(&mut command)
-    };
+}
+
+fn command(runtime: &Path, b: &Bundle, args: &[&str]) -> Command {
+    let mut command = Command::new(runtime);
+    command.arg("--root").arg(b.state()).args(args);
+    command
+}
+
+/// Runs the attack against the runtime at `runtime`; true when its file was overwritten.
+fn attack(runtime: &Path, id: &str) -> bool {
+    let b = Bundle::new().edit(|c| c["process"]["args"] = json!(["/bin/attack"]));
+    script(&b);
+    let call = |args: &[&str]| outcome(&mut command(runtime, &b, args));
     b.create(runtime, id);
     let state: serde_json::Value = serde_json::from_str(&call(&["state", id]).ok().out).unwrap();
     let exe = File::open(format!("/proc/{}/exe", state["pid"])).unwrap();
-    // The interpreter of the script is the runtime itself, which ends at once for want of a
-    // command; what counts is that the kernel let it run.
     call(&["start", id]).ok();
     call(&["delete", "--force", id]).ok();
+    overwritten(runtime, &exe)
+}
+
+/// The same by `exec` into a running cell, which is paused meanwhile so that there is time to get at what
+/// joins it.
+fn attack_exec(runtime: &Path, id: &str) -> bool {
+    let b = Bundle::new().edit(|c| c["process"]["args"] = json!(["/bin/hello", "sleep", "1000"]));
+    script(&b);
+    let call = |args: &[&str]| outcome(&mut command(runtime, &b, args));
+    b.create(runtime, id);
+    call(&["start", id]).ok();
+    call(&["pause", id]).ok();
+    let mut joining = command(runtime, &b, &["exec", "--ignore-paused", id, "/bin/attack"]);
+    let joining = joining.stdin(Stdio::null()).stderr(Stdio::null());
+    let mut joining = joining.spawn().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", joining.id());
+    let mut child = String::new();
+    for _ in 0..2000 {
+        child = fs::read_to_string(&children).unwrap_or_default();
+        if !child.is_empty() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let exe = File::open(format!("/proc/{}/exe", child.trim())).unwrap();
+    call(&["resume", id]).ok();
+    // What the runtime says without a command: it was executed.
+    let done = joining.wait().unwrap();
+    assert!(matches!(done.code(), Some(1 | 2)), "{done}");
+    call(&["delete", "--force", id]).ok();
+    overwritten(runtime, &exe)
+}
+
+/// Writes to the runtime's file by way of a descriptor of it, if that is possible.
+fn overwritten(runtime: &Path, exe: &File) -> bool {
+    let before = fs::read(runtime).unwrap();
     let reopened = OpenOptions::new()
         .write(true)
         .truncate(true)
@@ -79,7 +120,9 @@ fn copy(dir: &Path) -> PathBuf {
 #[test]
 fn the_runtimes_file_is_out_of_reach() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(!attack(&copy(dir.path()), "gpucell-test-exe"));
+    let copy = copy(dir.path());
+    assert!(!attack(&copy, "gpucell-test-exe"));
+    assert!(!attack_exec(&copy, "gpucell-test-exe-exec"));
 }
 
 #[test]
@@ -88,6 +131,11 @@ fn without_the_guard_the_attack_succeeds() {
     let copy = copy(dir.path());
     without_guard(&copy);
     assert!(attack(&copy, "gpucell-test-exe-bare"));
+    // Overwritten: another one.
+    let dir = tempfile::tempdir().unwrap();
+    let copy = self::copy(dir.path());
+    without_guard(&copy);
+    assert!(attack_exec(&copy, "gpucell-test-exe-bare-exec"));
 }
 
 /// Without privileges the runtime executes itself from a sealed memfd.

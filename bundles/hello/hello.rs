@@ -38,12 +38,14 @@ sleep SECONDS          sleeps
 signals                prints `ready`, then each signal received; ends on TERM or INT with 128+n
 fd FD                  is this descriptor open?
 syscall NUMBER [N...]  a system call with numbers for arguments: `result N`, or the error, exit 1
+hunt STOP              tries to get at what isn't the cell's through each new process, until the file STOP is there
 each COMMAND ; ...     several commands, words apart from `;`: after each a line `== EXIT-CODE`
 cost-fork PROGRAM N, cost-fault SIZE SECONDS, cost-open FILE N, cost-read FILE SECONDS, cost-throttle SECONDS
                        what these cost here (scripts/bench kernel)
 ";
 
 mod cost;
+mod hunt;
 
 mod sys {
     //! The few calls of libc that std has no word for. Each is a plain C function.
@@ -244,6 +246,7 @@ fn run(command: &str, rest: &[&str]) -> io::Result<i32> {
             }
             writeln!(out, "result {result}")?;
         }
+        "hunt" => write!(out, "{}", hunt::hunt(word(rest, 0)?)?)?,
         "each" => {
             for words in rest.split(|w| *w == ";") {
                 let Some((command, rest)) = words.split_first() else {

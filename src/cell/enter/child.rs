@@ -1,4 +1,5 @@
-//! One more process in a cell: the child's side. Joins the cell and becomes the program.
+//! One more process in a cell: the two processes that come to be for it. The first one stays out of the
+//! cell's sight, joins the cell and makes the second one, which becomes the program.
 //!
 //! As [`crate::cell::child`]: nothing here allocates, takes a lock or decides.
 
@@ -7,15 +8,16 @@ use super::super::child::{
 };
 use super::super::fault::{At, Fault, Stage, Step};
 use super::super::wire;
-use crate::plan::{ExecPlan, ProcessPlan};
+use crate::plan::ExecPlan;
 use crate::process::{identity, lookup};
 use crate::rootfs::path;
+use crate::sys::clone::{self, Clone3};
 use crate::sys::misc::{self, CArray};
-use crate::sys::{clone, cred, fd, socket};
+use crate::sys::{cred, fd, socket};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// What the child is given, all built before clone3.
+/// What both are given, all built before clone3.
 #[derive(Clone, Copy)]
 pub struct Joiner<'a> {
     /// The Plan.
@@ -26,10 +28,10 @@ pub struct Joiner<'a> {
     pub enter: u64,
     /// The cell's user namespace is another than the caller's.
     pub joins_user: bool,
-    /// It was made by a process in between, in the cell's user namespace already and with its limits set.
-    pub born_inside: bool,
-    /// Its end of the socket pair.
+    /// Their end of the socket pair.
     pub sock: BorrowedFd<'a>,
+    /// The pipe on which the second one's pid is told.
+    pub birth: BorrowedFd<'a>,
     /// Connected socket that receives the terminal's master.
     pub console: Option<BorrowedFd<'a>>,
     /// v1 `tasks` files to join.
@@ -38,8 +40,68 @@ pub struct Joiner<'a> {
     pub preserve_fds: u32,
 }
 
-/// Entry point of the child; returns only when something failed.
-pub fn main(joiner: &Joiner, argv: &CArray, envp: &mut CArray) -> i32 {
+/// Entry point of the first one, which has the cell's v2 group already. Its pid namespace is the caller's, so
+/// that no process of the cell sees it.
+pub fn between(joiner: &Joiner, argv: &CArray, envp: &mut CArray) -> i32 {
+    let made = join(joiner).and_then(|()| {
+        let args = Clone3 {
+            // A child of the runtime, not of this process.
+            flags: libc::CLONE_PARENT as u64,
+            cgroup: None,
+        };
+        clone::clone3(&args, || main(joiner, argv, envp)).at(Stage::JoinNamespace, 0)
+    });
+    match made {
+        Ok(child) => {
+            let _ = fd::write_all(joiner.birth, &child.pid.to_ne_bytes());
+            0
+        }
+        Err(fault) => {
+            let _ = fd::write_all(joiner.sock, &fault.encode(wire::FAULT));
+            1
+        }
+    }
+}
+
+/// Joins the cell with all that its children inherit. What the cell sees of them from their birth on has
+/// nothing of the host: no root or working directory, no file but the streams and the preserved ones.
+fn join(joiner: &Joiner) -> Step {
+    let plan = joiner.plan;
+    let p = &plan.process;
+    clone::set_pdeathsig(libc::SIGKILL).at(Stage::Prepare, 0)?;
+    join_tasks(joiner.join_files)?;
+    // Through the host's procfs, and with the host's privileges, while both are there. The labels are for
+    // the next exec, and a child has them from its parent.
+    if p.oom_score_adj.is_some() || p.apparmor.is_some() || p.selinux.is_some() {
+        let proc_self = proc_self()?;
+        identity::oom_score(p, proc_self.as_fd())?;
+        identity::Labels::open(p, proc_self.as_fd())?.apply(p)?;
+    }
+    identity::rlimits(p)?;
+    if let Some(cpus) = &plan.cpus {
+        // In its group by now, whose CPUs bound it.
+        misc::set_affinity(cpus).at(Stage::Affinity, 0)?;
+    }
+    if joiner.enter != 0 {
+        // All at once, so that no process is ever in some of them only. The kernel takes the user
+        // namespace first (kernel/nsproxy.c, validate_nsset), and root and working directory
+        // become the mount namespace's. The cgroup namespace may come now that the group is joined:
+        // with `nsdelegate` the other order is ENOENT. The pid namespace is for children only.
+        clone::setns(joiner.pidfd, joiner.enter as i32).at(Stage::JoinNamespace, 0)?;
+    }
+    if joiner.joins_user {
+        become_root().at(Stage::UserNamespace, 0)?;
+    }
+    // A change of ids makes it what fs.suid_dumpable says; for callers that aren't root it must come after
+    // the writes above, for it makes this process's files in /proc root's.
+    cred::set_dumpable(false).at(Stage::Prepare, 3)?;
+    // CVE-2024-21626, CVE-2016-9962.
+    let keep = [Some(joiner.sock), Some(joiner.birth), joiner.console];
+    close_all_but(keep, joiner.preserve_fds)
+}
+
+/// Entry point of the second one; returns only when something failed.
+fn main(joiner: &Joiner, argv: &CArray, envp: &mut CArray) -> i32 {
     match steps(joiner, argv, envp) {
         Ok(never) => match never {},
         Err(fault) => {
@@ -63,38 +125,11 @@ fn prepare<'a>(
     envp: &mut CArray,
     home: &mut [u8; lookup::HOME_MAX],
 ) -> Step<&'a CStr> {
-    let plan = joiner.plan;
-    let p = &plan.process;
+    let p = &joiner.plan.process;
     clone::set_pdeathsig(libc::SIGKILL).at(Stage::Prepare, 0)?;
-    // First of all: this process is in the cell's sight from its birth on, and none of the parent's
-    // descriptors is any use to it (CVE-2024-21626).
-    let keep = [Some(joiner.pidfd), Some(joiner.sock), joiner.console];
-    close_all_but(keep, joiner.preserve_fds)?;
     misc::unblock_signals();
     misc::umask(0);
-    join_tasks(joiner.join_files)?;
     misc::setsid().at(Stage::Prepare, 1)?;
-    // Through the host's procfs, and with the host's privileges, while both are there.
-    if !joiner.born_inside {
-        limits(p)?;
-    }
-    let labels = labels(p)?;
-    if let Some(cpus) = &plan.cpus {
-        // In its group by now, whose CPUs bound it.
-        misc::set_affinity(cpus).at(Stage::Affinity, 0)?;
-    }
-    // For callers that aren't root: theirs was not the parent's (see `start`).
-    cred::set_dumpable(false).at(Stage::Prepare, 3)?;
-    if joiner.enter != 0 {
-        // All at once, so that no process is ever in some of them only. The kernel takes the user
-        // namespace first (kernel/nsproxy.c, validate_nsset), and root and working directory
-        // become the mount namespace's. The cgroup namespace may come now that the group is joined:
-        // with `nsdelegate` the other order is ENOENT.
-        clone::setns(joiner.pidfd, joiner.enter as i32).at(Stage::JoinNamespace, 0)?;
-    }
-    if joiner.joins_user {
-        become_root().at(Stage::UserNamespace, 0)?;
-    }
     keyring(p)?;
     let root = fd::open_host(c"/", libc::O_PATH | libc::O_DIRECTORY).at(Stage::Root, 0)?;
     // Not made when missing, unlike at creation. A magic link (/proc/self/fd/N) is refused.
@@ -106,27 +141,13 @@ fn prepare<'a>(
     socket::send(joiner.sock, &ready, None).at(Stage::Sync, 2)?;
     let last = Last {
         process: p,
-        seccomp: plan.seccomp.as_ref(),
+        seccomp: joiner.plan.seccomp.as_ref(),
         sock: joiner.sock,
         keep: [None, None],
         preserve_fds: joiner.preserve_fds,
         hooks_follow: false,
     };
+    // They are in force already.
+    let labels = identity::Labels::default();
     last.steps(root, cwd, labels, envp, home)
-}
-
-/// Limits that the host's privileges are needed for.
-pub(super) fn limits(p: &ProcessPlan) -> Step {
-    identity::rlimits(p)?;
-    match &p.oom_score_adj {
-        Some(_) => identity::oom_score(p, proc_self()?.as_fd()),
-        None => Ok(()),
-    }
-}
-
-fn labels(p: &ProcessPlan) -> Step<identity::Labels> {
-    match p.apparmor.is_some() || p.selinux.is_some() {
-        true => identity::Labels::open(p, proc_self()?.as_fd()),
-        false => Ok(identity::Labels::default()),
-    }
 }

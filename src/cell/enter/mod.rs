@@ -1,14 +1,17 @@
 //! One more process in a cell: the parent's side.
 //!
-//! All that can be refused is refused first. Then one child: born in the cell's pid namespace and
-//! straight in its group, it enters the other namespaces itself ([`child`]), so that this process stays on
-//! the host and keeps its files, its privileges and its terminal. No lock is taken: other commands
-//! on the cell go on meanwhile, and it may be deleted at any point, which ends the child.
+//! All that can be refused is refused first. Then two processes come to be ([`child`]). One is born straight in
+//! the cell's group and enters the namespaces, so that this process stays on the host and keeps its files,
+//! its privileges and its terminal. It makes the one that becomes the program, and ends. Why not one? What
+//! is in the cell's pid namespace is in the sight of its processes, and one of them that may trace
+//! (CAP_SYS_PTRACE) could open the host's root as /proc/PID/root, did a process come there that has yet to
+//! enter the mount namespace. No lock is taken: other commands on the cell go on meanwhile, and it may be
+//! deleted at any point, which ends both.
 
 mod child;
 
 use super::create::{pid_file, send_pidfd};
-use super::fault::{Fault, WIRE};
+use super::fault::{Fault, Stage, WIRE};
 use super::live::apart;
 use super::run::{Signals, wait};
 use super::status::Status;
@@ -20,7 +23,7 @@ use crate::spec::load;
 use crate::spec::lower::exec::{Changes, Context, Source, UserIds, lower};
 use crate::sys::clone::{self, Child};
 use crate::sys::misc::{self, CArray};
-use crate::sys::{Sys, cred, fd, socket};
+use crate::sys::{cred, fd, pipe, socket};
 use crate::{Error, Result};
 use child::Joiner;
 use nix::errno::Errno;
@@ -241,26 +244,28 @@ fn start(saved: &Saved, target: &Target, plan: &ExecPlan, opts: &ExecOptions) ->
         true => None,
         false => Some(Signals::block()?),
     };
-    // Nobody in the cell may look into the child or its descriptors, from its birth on. exec takes it
+    // Nobody who sees this process or its children may look into them, from their birth on. exec takes it
     // back for the program. (Without root the child does it, for it must first write to files of its own
     // in /proc that this makes root's.)
     if nix::unistd::geteuid().is_root() {
         cred::set_dumpable(false).map_err(|e| Error::step("protect", "the runtime's memory", e))?;
     }
+    let (birth, birth_end) = pipe::pair().map_err(|e| Error::step("make", "pipe", e))?;
     let mut joiner = Joiner {
         plan,
         pidfd: target.pidfd.as_fd(),
-        enter: flags & !(Kind::Pid as u64),
+        enter: flags,
         joins_user: flags & Kind::User as u64 != 0,
-        born_inside: false,
         sock: child_end.as_fd(),
+        birth: birth_end.as_fd(),
         console: console.as_ref().map(AsFd::as_fd),
         join_files: entry.join_files(),
         preserve_fds: opts.preserve_fds,
     };
-    let pid_ns = flags & Kind::Pid as u64 != 0;
-    let first = born(target, pid_ns, entry.clone_fd(), &joiner, &argv, &mut envp);
-    let made = match first {
+    let mut clone = |cgroup, joiner: &Joiner| {
+        spawn::clone_once(0, cgroup, || child::between(joiner, &argv, &mut envp))
+    };
+    let made = match clone(entry.clone_fd(), &joiner) {
         // The cell's group hands out controllers, so it takes no process.
         Err(Errno::EBUSY) if plan.groups.is_empty() => {
             match saved
@@ -270,15 +275,19 @@ fn start(saved: &Saved, target: &Target, plan: &ExecPlan, opts: &ExecOptions) ->
                 None => Err(Errno::EBUSY),
                 Some(beside) => {
                     joiner.join_files = beside.join_files();
-                    born(target, pid_ns, beside.clone_fd(), &joiner, &argv, &mut envp)
+                    clone(beside.clone_fd(), &joiner)
                 }
             }
         }
         other => other,
     };
-    let child = made.map_err(|e| cant_join(saved, e))?;
-    // Ours to close, or the child's ends would never read as closed.
-    drop((child_end, console));
+    let between = made.map_err(|e| cant_join(saved, e))?;
+    // Ours to close, or the other ends would never read as closed.
+    drop((child_end, console, birth_end));
+    let born = born(HalfMade(Some(between)), &birth, signals.as_ref())?;
+    let Some(child) = born else {
+        return Err(why_unborn(parent.as_fd(), saved, plan));
+    };
     let mut half = HalfMade(Some(child));
     let child = half.0.as_ref().expect("made just now");
     converse(
@@ -321,41 +330,46 @@ fn cant_join(saved: &Saved, e: Errno) -> Error {
     }
 }
 
-/// Makes the child in the cell's pid namespace and group.
+/// The child, when the process in between has made it and is gone. It may take long (a paused cell).
 fn born(
-    target: &Target,
-    pid_ns: bool,
-    cgroup: Option<BorrowedFd>,
-    joiner: &Joiner,
-    argv: &CArray,
-    envp: &mut CArray,
-) -> Sys<Child> {
-    let pidfd = target.pidfd.as_fd();
-    if pid_ns {
-        // For children only; this process stays where it is (pid_namespaces(7)).
-        match clone::setns(pidfd, libc::CLONE_NEWPID) {
-            Ok(()) => {}
-            // Without privileges here it takes those of the cell's user namespace, and they are had only
-            // by entering that: a process in between does it.
-            Err(Errno::EPERM) if joiner.joins_user => {
-                let enter = || {
-                    child::limits(&joiner.plan.process).map_err(|f| Errno::from_raw(f.errno))?;
-                    // After that: it makes files of its own in /proc root's.
-                    cred::set_dumpable(false)?;
-                    clone::setns(pidfd, libc::CLONE_NEWUSER | libc::CLONE_NEWPID)
-                };
-                let joiner = Joiner {
-                    enter: joiner.enter & !(Kind::User as u64),
-                    born_inside: true,
-                    ..*joiner
-                };
-                return spawn::through(enter, 0, cgroup, || child::main(&joiner, argv, envp));
-            }
-            Err(e) => return Err(e),
-        }
+    mut between: HalfMade,
+    birth: &OwnedFd,
+    signals: Option<&Signals>,
+) -> Result<Option<Child>> {
+    let fail = |e| Error::step("make", "a process in the cell", e);
+    let Some(made) = &between.0 else {
+        return Ok(None);
+    };
+    let pidfd = made.pidfd.as_fd();
+    if let Some(signals) = signals {
+        await_word(pidfd, signals, pidfd)?;
     }
-    spawn::clone_once(0, cgroup, || child::main(joiner, argv, envp))
+    clone::wait_pidfd(pidfd).map_err(fail)?;
+    between.0 = None;
+    let mut pid = [0; 4];
+    if fd::read(birth.as_fd(), &mut pid).map_err(fail)? != pid.len() {
+        return Ok(None);
+    }
+    let pid = i32::from_ne_bytes(pid);
+    // It is our child, so that its number is its own until we have waited for it.
+    let pidfd = clone::pidfd_open(pid).map_err(fail)?;
+    Ok(Some(Child { pid, pidfd }))
 }
+
+/// What the process in between says of why there is no child.
+fn why_unborn(sock: BorrowedFd, saved: &Saved, plan: &ExecPlan) -> Error {
+    let mut buf = [0; WIRE];
+    match socket::recv(sock, &mut buf).map(|(n, _)| Fault::decode(&buf[..n])) {
+        Ok(Some(fault)) if fault.stage == Stage::JoinNamespace => {
+            cant_join(saved, Errno::from_raw(fault.errno))
+        }
+        Ok(Some(fault)) => fault.explain(&words(plan)),
+        _ => Error::msg(DIED),
+    }
+}
+
+/// The process or the one in between is gone without a word.
+const DIED: &str = "the process died while it joined the cell (killed, or the cell ended)";
 
 /// Ends a process that didn't get as far as it should.
 struct HalfMade(Option<Child>);
@@ -438,9 +452,7 @@ fn converse(sock: BorrowedFd, talk: &Talk) -> Result<()> {
             // Closed by exec.
             0 if n == 0 && ready => return Ok(()),
             0 if n == 0 => {
-                return Err(Error::msg(
-                    "the process died while it joined the cell (killed, or the cell ended)",
-                ));
+                return Err(Error::msg(DIED));
             }
             other => {
                 return Err(Error::msg(format!(
