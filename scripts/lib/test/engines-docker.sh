@@ -35,8 +35,8 @@ docker_run() {
   ends 127 'no such file or directory' d run --rm base /nothing
   ends 126 'permission denied' d run --rm base /etc/passwd
   is 'mail 8 /srv cell1 value' d run --rm -u mail -w /srv -h cell1 -e K=value base sh -c 'echo $(id -un) $(id -u) $PWD $(hostname) $K'
-  is 'docker-init 172.17 10.0.2.3' d run --rm --init --dns 10.0.2.3 base sh -c \
-    'echo $(cat /proc/1/comm) $(ip -4 addr show eth0 | grep -o "172\.17") $(sed -n "s/^nameserver //p" /etc/resolv.conf)'
+  is 'docker-init inet 172.17 10.0.2.3' d run --rm --init --dns 10.0.2.3 base sh -c \
+    'echo $(cat /proc/1/comm) $(ip -4 addr show eth0 | grep -o "inet 172\.17") $(sed -n "s/^nameserver //p" /etc/resolv.conf)'
   is through sh -c "echo through | docker run $(cat $WORK/docker-flag) --rm -i base cat"
 }
 

@@ -44,10 +44,10 @@ until_() {
   done
 }
 
-# terminal COMMAND...: runs it on a terminal of 40 rows and 120 columns; its output, without returns.
-terminal() { script -qefc "stty rows 40 cols 120; $(printf '%q ' "$@")" /dev/null </dev/null | tr -d '\r'; }
+# terminal COMMAND...: runs it on a terminal of 40 rows and 120 columns; its output, without what a terminal adds.
+terminal() { script -qefc "stty rows 40 cols 120; $(printf '%q ' "$@")" /dev/null </dev/null | tr -d '\r\0'; }
 
-# prepare: an image with a shell, busybox, Python at Miniconda's place, and useradd.
+# prepare: a GPU driver that isn't there (tests/fakes), and an image with a shell, busybox, Python at Miniconda's place, and useradd.
 prepare() {
   local r=$WORK/base f
   mkdir -p "$r"/{dev,etc,opt/conda/bin,proc,root,run,sys,tmp,home,usr/{bin,sbin,lib,lib64},var}
@@ -69,6 +69,9 @@ prepare() {
   cp /etc/login.defs "$r/etc"
   tar -C "$r" -cf "$WORK/base.tar" .
   mkdir -p "$WORK/seen"
+  fake-driver /opt/nvidia-fake 2
+  mkdir -p /etc/gpucell
+  ln -s /opt/nvidia-fake/config.toml /etc/gpucell/config.toml
   "$GPUCELL" --version
 }
 

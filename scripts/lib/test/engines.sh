@@ -11,11 +11,12 @@ part_engines() {
   dir=$(mktemp -d "${TMPDIR:-/tmp}/gpucell-engines-XXXXXX")
   # Emulation pays for each byte that is read: without what only a debugger needs.
   strip -o "$dir/gpucell" "$(gpucell_program)"
+  cp "$(fake_driver_program)" "$dir/fake-driver"
   export GPUCELL_VM_NAME=engines
   "$REPO/scripts/vm" stop
   "$REPO/scripts/vm" start
   trap '"$REPO/scripts/vm" stop' EXIT
-  "$REPO/scripts/vm" put "$dir/gpucell" /usr/local/bin
+  "$REPO/scripts/vm" put "$dir/gpucell" "$dir/fake-driver" /usr/local/bin
   rm -r "$dir"
   guest() { "$REPO/scripts/vm" run ". /mnt/share/scripts/lib/test/engines-guest.sh; $*"; }
   check machine guest prepare
@@ -30,7 +31,8 @@ part_engines() {
   check docker-build guest docker_build
   check docker-compose guest docker_compose
   check docker-userns-remap guest docker_remap
-  for check in run exec pause kill metrics crash; do check "ctr-$check" guest "ctr_$check"; done
+  check ctr-prepare guest ctr_prepare
+  for check in run exec pause metrics kill crash; do check "ctr-$check" guest "ctr_$check"; done
   check ctr-nothing-left guest ctr_nothing_left
   for mode in systemd cgroupfs; do
     for check in run terminal exec limits pause stop pod play keep_id health crash; do
