@@ -131,7 +131,7 @@ docker_limits() {
   docker rm li
   # A node that isn't in the list: its number stays closed.
   is 'not permitted' d run --rm --cap-add MKNOD base sh -c 'mknod /tmp/n c 1 11; cat /tmp/n 2>&1 | grep -o "not permitted"'
-  is 'crw-rw---- 1 root root 1, 7 works' d run --rm --device /dev/full:/dev/mine:rw base sh -c \
+  is 'crw-rw-rw- 1 root root 1, 7 works' d run --rm --device /dev/full:/dev/mine:rw base sh -c \
     'echo $(ls -l /dev/mine | sed "s/  */ /g" | cut -d" " -f1-6) $( { echo > /dev/mine; } 2>/dev/null || echo works)'
 }
 
