@@ -27,8 +27,8 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     match saved.status(store) {
         Status::Created => {}
         Status::Stopped => return Err(Error::msg("cannot start a container that has stopped")),
-        // It would wait for its process until somebody resumes it.
-        Status::Paused if saved.paused_created => {
+        // A created one would wait for its process until somebody resumes it.
+        Status::Paused => {
             return Err(Error::msg("cannot start a container in the paused state"));
         }
         other => {

@@ -159,6 +159,11 @@ enum Command {
     Man(docs::Man),
 }
 
+/// The whole command line, for man pages, completions and tests.
+pub fn command_tree() -> clap::Command {
+    Cli::command()
+}
+
 /// Name under which runc's reading of `run` is parsed.
 const RUNC_RUN: &str = "run-bundle";
 
@@ -171,10 +176,7 @@ pub fn main() -> i32 {
     if let Some(code) = nvidia_hook::by_name(&args) {
         return code;
     }
-    if matches!(
-        args.get(1).and_then(|a| a.to_str()),
-        Some("--version" | "-V" | "version")
-    ) {
+    if asks_version(&args) {
         print!("{}", version());
         return 0;
     }
@@ -278,8 +280,8 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Gpu(a) => a.run(g)?,
         Command::Config(a) => a.run()?,
         Command::Setup(a) => a.run()?,
-        Command::Completions(a) => a.run(Cli::command())?,
-        Command::Man(a) => a.run(Cli::command())?,
+        Command::Completions(a) => a.run(command_tree())?,
+        Command::Man(a) => a.run(command_tree())?,
     })
 }
 
@@ -306,6 +308,14 @@ const VALUED: [&str; 6] = [
     "--rootless",
     "--criu",
 ];
+
+/// Is it `--version`, behind whatever global flags, or `version`?
+fn asks_version(args: &[OsString]) -> bool {
+    let end = verb(args);
+    let globals = args.get(1..end.unwrap_or(args.len())).unwrap_or_default();
+    globals.iter().any(|a| a == "--version" || a == "-V")
+        || end.is_some_and(|at| args[at] == "version")
+}
 
 /// The index of the verb in an argument list.
 fn verb(args: &[OsString]) -> Option<usize> {

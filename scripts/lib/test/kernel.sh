@@ -5,7 +5,7 @@ part_kernel() {
   need_root "the kernel tests make cells"
   build_tests || return 0
   "$REPO/scripts/bundle" hello
-  need_debs umoci skopeo docker-registry strace
+  need_debs umoci skopeo docker-registry strace runc
   mode="hybrid or v1 cgroups: $(awk '!/^#/ && $2 != 0 { print $1 }' /proc/cgroups | paste -sd' ') on v1"
   [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ] || mode="pure cgroup v2: $(</sys/fs/cgroup/cgroup.controllers)"
   say "  on this machine, kernel $(uname -r), $mode"

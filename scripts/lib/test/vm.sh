@@ -4,7 +4,7 @@
 # which emulation would decide. attack_nvidia_* too: they compile the libraries of their images.
 
 part_vm() {
-  local name
+  local name filter
   # Under emulation a race's try takes twenty times as long.
   local GUEST_ENV=GPUCELL_ATTACK_TRIES=50
   need_root "the test machine's image is made by root"
@@ -14,7 +14,9 @@ part_vm() {
   check pure-v2 guest '[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && ! grep -q "^[^ ]* [^ ]* cgroup " /proc/mounts'
   guest '. /mnt/share/scripts/lib/traces.sh; traces > /root/before'
   for name in $(program_names 'cell_|attack_' | grep -v -e ^cell_image -e ^attack_nvidia_); do
-    tests "$name" guest_program "$name"
+    # Of the comparison with runc what depends on cgroup v2: words and codes do not, and runc is slow there.
+    filter=; [ "$name" != cell_contract ] || filter='updates what_a_program'
+    tests "$name" guest_program "$name" $filter
   done
   check nothing-left-behind guest '. /mnt/share/scripts/lib/traces.sh; new=$(traces | comm -13 /root/before -); echo "$new"; [ -z "$new" ]'
   guest_stop
