@@ -123,6 +123,7 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
         cgroups_path: linux.and_then(|l| l.cgroups_path().as_deref()),
         resources: linux.and_then(|l| l.resources().as_ref()),
         extra_devices: &cgroup::DEFAULT_RULES,
+        annotations: spec.annotations().as_ref(),
         driver: opts.driver,
         rootless,
     })?;
@@ -381,7 +382,8 @@ fn make(
         Until::Running => None,
     };
     let notify = listener(plan.seccomp.as_ref())?;
-    let cgroup: Cgroup = p.cgroup.create()?;
+    // What could not be made is not ours to remove: it may be another cell's.
+    let mut cgroup: Cgroup = p.cgroup.create(&mut undo.saved.cgroup)?;
     let (parent, child_end) = socket::pair().map_err(|e| Error::step("make", "socket pair", e))?;
 
     let (head, tail) = hooks::state_text(&undo.saved, "creating")?;
@@ -418,6 +420,7 @@ fn make(
         start_hooks: &start_hooks,
     };
     let child = spawn::spawn(plan, joins, cgroup.clone_fd(), &init, &argv, &mut envp)?;
+    let entered = cgroup.entered();
     // Ours to close, or the child's end would never read as closed.
     drop(child_end);
     drop(fifos);
@@ -431,6 +434,7 @@ fn make(
             .try_clone()
             .map_err(|e| Error::step("duplicate", "pidfd", e))?,
     );
+    entered?;
     undo.saved.pid = child.pid;
     if let Some(maps) = &plan.id_maps {
         userns::write_maps(child.pid, maps)?;

@@ -12,6 +12,7 @@ use super::limits::{Need, Write, v1_name};
 use super::plan::CgroupPlan;
 use super::remove::remove_below;
 use super::state::{CgroupState, Group, gone};
+use super::systemd::{Start, Stub};
 use crate::error::{Error, Result};
 use nix::fcntl::AtFlags;
 use nix::unistd::{Uid, fchownat};
@@ -29,6 +30,10 @@ pub struct Cgroup {
     v2: Option<Dir>,
     joins: Vec<CString>,
     state: CgroupState,
+    /// Keeps the scope alive until the first process is in it.
+    stub: Option<Stub>,
+    /// Room for the stub was made in pids.max: what is to be there.
+    pids: Option<&'static str>,
 }
 
 impl Cgroup {
@@ -48,6 +53,20 @@ impl Cgroup {
         !self.joins.is_empty()
     }
 
+    /// To be called once the cell's first process is in its group: it needs no stub any more to keep the scope.
+    ///
+    /// # Errors
+    /// pids.max can't be written.
+    pub fn entered(&mut self) -> Result<()> {
+        self.stub = None;
+        let (Some(value), Some(dir)) = (self.pids.take(), &self.v2) else {
+            return Ok(());
+        };
+        let at = format!("{}/pids.max", dir.path);
+        dir.write("pids.max", value)
+            .map_err(|e| Error::step(format!("write {value:?} to"), at, e))
+    }
+
     /// What was saved before.
     pub fn state(&self) -> &CgroupState {
         &self.state
@@ -60,13 +79,16 @@ impl CgroupPlan {
     ///
     /// # Errors
     /// Names the file and value, the controller and the mount, or the group, with the errno.
-    /// What was made by then has been removed again.
-    pub fn create(&self) -> Result<Cgroup> {
+    /// What was made by then has been removed again, and `saved` says what could not be.
+    pub fn create(&self, saved: &mut CgroupState) -> Result<Cgroup> {
         // Never the groups of another cell, which one of our paths may turn out to be.
         let mut made = CgroupState::default();
         self.make(&mut made).inspect_err(|_| {
-            // The first error is the one to tell. Paths stay in the saved state for `delete`.
-            let _ = made.remove();
+            // The first error is the one to tell.
+            *saved = match made.remove() {
+                Ok(()) => CgroupState::default(),
+                Err(_) => made.clone(),
+            };
         })
     }
 
@@ -75,8 +97,12 @@ impl CgroupPlan {
             v2: None,
             joins: Vec::with_capacity(self.state.v1.len()),
             state: self.state.clone(),
+            stub: None,
+            pids: None,
         };
-        if let Some(group) = &self.state.v2 {
+        if let (Some(start), Some(group)) = (&self.scope, &self.state.v2) {
+            self.make_scope(start, group, made, &mut cgroup)?;
+        } else if let Some(group) = &self.state.v2 {
             cgroup.v2 = self.make_v2(group, made)?;
         }
         for (group, writes) in self.state.v1.iter().zip(&self.v1_writes) {
@@ -108,18 +134,52 @@ impl CgroupPlan {
             Err(e) if self.refused(&e) => return Err(no_delegation(group, e)),
             other => other?,
         };
-        let given = set_limits_v2(&mount, group, &dir, &self.v2_writes)?;
+        self.furnish(&mount, group, &dir)?;
+        Ok(Some(dir))
+    }
+
+    /// systemd makes the group; what is in it is ours.
+    fn make_scope(
+        &self,
+        start: &Start,
+        group: &Group,
+        made: &mut CgroupState,
+        cgroup: &mut Cgroup,
+    ) -> Result<()> {
+        let mount = open_mount(group)?;
+        cgroup.stub = Some(start.run(&mut || {
+            made.v2 = Some(group.clone());
+            made.scope = Some(start.scope.clone());
+        })?);
+        let dir = mount
+            .sub(&group.path)
+            .map_err(|e| Error::step("open cgroup", group.full_path(), e))?;
+        self.furnish(&mount, group, &dir)?;
+        // The stub must not take the only place.
+        let pids = self.v2_writes.iter().rfind(|w| w.file == "pids.max");
+        if pids.is_some_and(|w| w.value == "1") {
+            dir.write("pids.max", "2")
+                .map_err(|e| Error::step("write \"2\" to", format!("{}/pids.max", dir.path), e))?;
+            cgroup.pids = Some("1");
+        }
+        cgroup.v2 = Some(dir);
+        Ok(())
+    }
+
+    /// Limits, figures, device filter and owner of a v2 group.
+    fn furnish(&self, mount: &Dir, group: &Group, dir: &Dir) -> Result<()> {
+        let given = set_limits_v2(mount, group, dir, &self.v2_writes)?;
         // On hybrid hosts the figures are v1's.
         if !given && self.state.v1.is_empty() && !dir.has("memory.current") {
-            offer_figures(&mount, group);
+            offer_figures(mount, group);
         }
         if let Some(program) = &self.filter {
             filter::attach(dir.as_fd(), &dir.path, program)?;
         }
         if let Some(uid) = self.owner {
-            give(&dir, uid)?;
+            give(dir, uid)?;
         }
-        Ok(Some(dir))
+        Ok(())
     }
 
     fn make_v1(

@@ -6,6 +6,8 @@
 //! killing use the v2 mount. A limit that can't be enforced is an error naming it, never
 //! skipped.
 //!
+//! With the systemd driver the v2 group is a scope that systemd makes (`systemd`); all else is the same.
+//!
 //! Flow: [`plan`] decides everything and makes nothing; [`CgroupPlan::saved`] is put on disk;
 //! [`CgroupPlan::create`] makes the groups; later commands work on the saved [`CgroupState`].
 //!
@@ -27,6 +29,7 @@ mod plan;
 mod remove;
 mod state;
 mod stats;
+mod systemd;
 mod update;
 
 pub use create::Cgroup;
@@ -40,6 +43,7 @@ pub use live::allow_devices;
 pub use oom::{OomInfo, hopeless, too_low};
 pub use oom_watch::OomWatch;
 pub use path::SystemdPath;
-pub use plan::{CgroupPlan, Driver, Request, SYSTEMD, plan, plan_on};
+pub use plan::{CgroupPlan, Driver, Request, plan, plan_on};
 pub use state::{CgroupState, Group};
 pub use stats::{Stats, is_gone};
+pub use systemd::Scope;

@@ -10,10 +10,12 @@ use super::host::{Host, Mode};
 use super::limits::{self, Need, Write};
 use super::path;
 use super::state::{CgroupState, Group};
+use super::systemd::{self, Start, annotation, properties};
 use crate::error::{Error, Result};
 use crate::sys::bpf::Insn;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// Who makes a cell's group.
@@ -23,14 +25,11 @@ pub enum Driver {
     /// We do, in the file system.
     #[default]
     Cgroupfs,
-    /// systemd does, as a scope. Not there yet.
+    /// systemd does, as a scope.
     Systemd,
     /// Nobody: the cell stays in the caller's group, and limits are refused.
     Disabled,
 }
-
-/// Whether the systemd driver is there.
-pub const SYSTEMD: bool = false;
 
 /// What a cell asks of this room.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +42,8 @@ pub struct Request<'a> {
     pub resources: Option<&'a LinuxResources>,
     /// Device rules that follow the configuration's own: see [`super::DEFAULT_RULES`].
     pub extra_devices: &'a [DeviceRule],
+    /// `annotations`: the systemd driver finds properties of the unit there.
+    pub annotations: Option<&'a HashMap<String, String>>,
     /// Who makes the group.
     pub driver: Driver,
     /// Whether the caller lacks real root. Such a cell gets no device filter (bpf(2) needs
@@ -60,6 +61,8 @@ pub struct CgroupPlan {
     pub(super) v1_writes: Vec<Vec<Write>>,
     pub(super) filter: Option<Vec<Insn>>,
     pub(super) owner: Option<u32>,
+    /// The scope to ask systemd for.
+    pub(super) scope: Option<Start>,
     warnings: Vec<String>,
 }
 
@@ -75,22 +78,62 @@ const V1_ALONE: [&str; 3] = ["freezer", "devices", "name=systemd"];
 ///
 /// # Errors
 /// A configuration error for bad values and paths; [`Error::Unsupported`] for limits that this
-/// host can't enforce (naming the controller), for the systemd driver, and for limits without a
-/// group.
+/// host can't enforce (naming the controller), for the systemd driver where there is no systemd or no
+/// pure cgroup v2, and for limits without a group.
 pub fn plan(req: &Request<'_>) -> Result<CgroupPlan> {
     match req.driver {
-        Driver::Cgroupfs => plan_on(req, &Host::detect()?),
+        Driver::Cgroupfs | Driver::Systemd => plan_on(req, &Host::detect()?),
         Driver::Disabled => plan_nothing(req),
-        Driver::Systemd => {
-            if let Some(text) = req.cgroups_path.and_then(Path::to_str) {
-                path::SystemdPath::parse(text)?;
-            }
-            Err(Error::unsupported(
-                "the systemd cgroup driver",
-                "scopes are not made yet; use --cgroup-manager cgroupfs",
-            ))
-        }
     }
+}
+
+/// A scope. Its group's limits are planned as for a group of our own.
+fn plan_scope(req: &Request<'_>, host: &Host) -> Result<CgroupPlan> {
+    let mut plan = CgroupPlan::empty(req);
+    plan.state.mode = Some(host.mode);
+    let user = req.rootless;
+    let unit = systemd::unit::unit(req.id, req.cgroups_path, user)?;
+    let mount = match &host.v2 {
+        Some(mount) if host.mode == Mode::V2 => mount,
+        // runc makes scopes on v1 as well. systemd 258 has no v1 any more, and no such host is without cgroupfs.
+        _ => {
+            return Err(Error::unsupported(
+                "the systemd cgroup driver",
+                "it needs all controllers on cgroup v2, and here some are on v1; use --cgroup-manager cgroupfs",
+            ));
+        }
+    };
+    let set = req.annotations.map(annotation::properties).transpose()?;
+    let default = LinuxResources::default();
+    let res = req.resources.unwrap_or(&default);
+    let (new, _) = limits::lower(res, &|_| false, &|_, _| None)?;
+    plan.warnings.extend(new.warnings);
+    plan.v2_writes = new.list;
+    let above = match user {
+        true => systemd::users_place()?,
+        false => String::new(),
+    };
+    let path = match above.as_str() {
+        "" => unit.path.clone(),
+        above => format!("{above}/{}", unit.path),
+    };
+    let group = Group::planned(mount, &path, Vec::new())?;
+    plan.state.v2 = Some(Group {
+        // Slices are systemd's to remove.
+        parents: Vec::new(),
+        ..group
+    });
+    plan.devices(req, res)?;
+
+    let idle = properties::wants_idle(&plan.v2_writes) && systemd::knows_idle(user)?;
+    let mut told = properties::limits(&plan.v2_writes, idle);
+    if plan.filter.is_some() {
+        told.extend(properties::devices(&device_rules(res, req.extra_devices)?));
+    }
+    let start = Start::new(req.id, &unit, user, told, set.unwrap_or_default());
+    plan.state.scope = Some(start.scope.clone());
+    plan.scope = Some(start);
+    Ok(plan)
 }
 
 fn plan_nothing(req: &Request<'_>) -> Result<CgroupPlan> {
@@ -111,6 +154,9 @@ fn plan_nothing(req: &Request<'_>) -> Result<CgroupPlan> {
 /// # Errors
 /// As for [`plan`].
 pub fn plan_on(req: &Request<'_>, host: &Host) -> Result<CgroupPlan> {
+    if req.driver == Driver::Systemd {
+        return plan_scope(req, host);
+    }
     let mut plan = CgroupPlan::empty(req);
     plan.state.mode = Some(host.mode);
     let mut rel = path::resolve(req.id, req.cgroups_path)?;
@@ -204,6 +250,7 @@ impl CgroupPlan {
             v1_writes: Vec::new(),
             filter: None,
             owner: None,
+            scope: None,
             warnings: Vec::new(),
         }
     }

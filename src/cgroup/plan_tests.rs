@@ -39,6 +39,7 @@ fn request<'a>(res: Option<&'a LinuxResources>, path: Option<&'a str>) -> Reques
         cgroups_path: path.map(Path::new),
         resources: res,
         extra_devices: &DEFAULT_RULES,
+        annotations: None,
         driver: Driver::Cgroupfs,
         rootless: false,
     }
@@ -176,8 +177,6 @@ fn other_drivers() {
         driver,
         ..request(res, Some("system.slice:docker:0"))
     };
-    let e = plan(&with(Driver::Systemd, None)).unwrap_err().to_string();
-    assert!(e.contains("systemd"), "{e}");
     let e = plan(&with(Driver::Disabled, Some(&r)))
         .unwrap_err()
         .to_string();
@@ -185,7 +184,7 @@ fn other_drivers() {
     let p = plan(&with(Driver::Disabled, None)).unwrap();
     assert!(p.saved().paths().is_empty());
     // Nothing to make, and all later commands have nothing to do.
-    let made = p.create().unwrap();
+    let made = p.create(&mut Default::default()).unwrap();
     let state = made.state();
     assert!(made.clone_fd().is_none() && made.join_files().is_empty());
     state.kill_all().unwrap();
@@ -202,6 +201,47 @@ fn other_drivers() {
             .to_string()
             .contains("without cgroups")
     );
+}
+
+#[test]
+fn a_scope_is_planned_without_asking_systemd() {
+    let r = res(LIMITS);
+    let set = HashMap::from([(
+        "org.systemd.property.TimeoutStopSec".to_owned(),
+        "7".to_owned(),
+    )]);
+    let with = |path| Request {
+        driver: Driver::Systemd,
+        annotations: Some(&set),
+        ..request(Some(&r), path)
+    };
+    let p = plan_on(&with(Some("a-b.slice:docker:0")), &host(Mode::V2)).unwrap();
+    let saved = p.saved();
+    let group = saved.v2.as_ref().unwrap();
+    assert_eq!(group.path, "a.slice/a-b.slice/docker-0.scope");
+    assert_eq!(group.parents, [""; 0]);
+    assert_eq!(saved.scope.as_ref().unwrap().unit, "docker-0.scope");
+    let text = serde_json::to_string(&saved).unwrap();
+    assert_eq!(serde_json::from_str::<CgroupState>(&text).unwrap(), saved);
+    // The files are written as without systemd, and the unit is told of them.
+    let plain = plan_on(&request(Some(&r), None), &host(Mode::V2)).unwrap();
+    assert_eq!(p.v2_writes, plain.v2_writes);
+    assert_eq!(p.filter(), plain.filter());
+    let names: Vec<&str> = p
+        .scope
+        .iter()
+        .flat_map(|s| &s.properties)
+        .map(|p| p.name.as_str())
+        .collect();
+    for name in ["Slice", "MemoryMax", "DevicePolicy", "TimeoutStopUSec"] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
+    assert!(plain.saved().scope.is_none() && plain.scope.is_none());
+    for mode in [Mode::Hybrid, Mode::V1] {
+        let e = plan_on(&with(None), &host(mode)).unwrap_err().to_string();
+        assert!(e.contains("cgroup v2") && e.contains("cgroupfs"), "{e}");
+    }
+    assert!(plan_on(&with(Some("/a/b")), &host(Mode::V2)).is_err());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Taking a cell's groups away, with whatever is still in them.
 //!
-//! Owns the order (processes, groups below, the group, empty ones above) and the waits.
+//! Owns the order (processes, groups below, the group, its unit, empty ones above) and the waits.
 
 use super::dir::Dir;
 use super::state::{CgroupState, Group, gone, wait_event};
@@ -18,7 +18,8 @@ impl CgroupState {
     /// Groups that are gone already, or were never made, are no error.
     ///
     /// # Errors
-    /// A process does not die within 10 s (it is named), or a group can't be removed.
+    /// A process does not die within 10 s (it is named), a group can't be removed, or systemd can't be asked to
+    /// end the unit.
     pub fn remove(&self) -> Result<()> {
         let end = Instant::now() + LIMIT;
         let mut killed = false;
@@ -57,6 +58,9 @@ impl CgroupState {
                 sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
+        }
+        if let (Some(scope), Some(group)) = (&self.scope, &self.v2) {
+            scope.stop(&group.path)?;
         }
         for group in self.v2.iter().chain(&self.v1) {
             for parent in group.parents.iter().rev() {

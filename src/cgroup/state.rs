@@ -7,6 +7,7 @@ use super::device::DeviceRule;
 use super::dir::Dir;
 use super::host::Mode;
 use super::limits::v1_name;
+use super::systemd::Scope;
 use crate::error::{Error, Result};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -132,6 +133,9 @@ pub struct CgroupState {
     /// Whether devices are filtered.
     #[serde(default)]
     pub filter: bool,
+    /// The unit whose group v2's is (systemd driver).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
     /// Whether the cell was made without real root.
     #[serde(default)]
     pub rootless: bool,

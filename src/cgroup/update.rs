@@ -7,9 +7,10 @@ use super::create::{set_limits_v2, write_all};
 use super::device::Table;
 use super::dir::Dir;
 use super::filter;
-use super::limits::{self, Write};
+use super::limits::{self, Need, Write};
 use super::plan::{device_rules, missing_v1};
 use super::state::{CgroupState, Group};
+use super::systemd::{self, Scope, properties::Property};
 use super::{device_v1, host::Mode};
 use crate::error::{Error, Result};
 use oci_spec::runtime::LinuxResources;
@@ -51,6 +52,18 @@ impl CgroupState {
         }
 
         let mut back = Vec::new();
+        if let Some((_, dir)) = dirs.iter().find(|g| g.0.is_v2()) {
+            for w in &new.list {
+                remember(&mut back, dir, w);
+            }
+        }
+        let was: Vec<Write> = back
+            .iter()
+            .map(|(_, file, text)| told(file, text))
+            .collect();
+        if let Some(scope) = &self.scope {
+            scope.set(&self.properties(scope, res, &new.list)?)?;
+        }
         let done = self.apply(&dirs, &find, &new.list, &old.list, &mut back);
         let done = done.and_then(|()| match (&program, dirs.iter().find(|g| g.0.is_v2())) {
             (Some(code), Some((_, dir))) => filter::replace(dir.as_fd(), &dir.path, code),
@@ -60,8 +73,30 @@ impl CgroupState {
             for (dir, file, value) in back.iter().rev() {
                 let _ = dir.write(file, value);
             }
+            if let Some(scope) = &self.scope {
+                let _ = scope.set(&systemd::properties::limits(&was, false));
+            }
         }
         done.map(|()| warnings)
+    }
+
+    /// What the unit is told of an update.
+    fn properties(
+        &self,
+        scope: &Scope,
+        res: &LinuxResources,
+        new: &[Write],
+    ) -> Result<Vec<Property>> {
+        let idle = systemd::properties::wants_idle(new) && systemd::knows_idle(scope.user)?;
+        let mut list = systemd::properties::limits(new, idle);
+        if res.devices().is_some() && !self.rootless {
+            let rules = device_rules(res, &self.extra_devices)?;
+            list.extend(match Table::new(&rules).allows_all() {
+                true => systemd::properties::all_devices(),
+                false => systemd::properties::devices(&rules),
+            });
+        }
+        Ok(list)
     }
 
     /// The program for a new device list (v2), or its lines (v1).
@@ -107,24 +142,10 @@ impl CgroupState {
         old: &'a [Write],
         back: &mut Vec<(&'a Dir, String, String)>,
     ) -> Result<()> {
-        let mut remember = |dir: &'a Dir, w: &Write| {
-            for file in [Some(w.file.as_ref()), w.otherwise.as_ref().map(|o| o.0)] {
-                // Files with a line for each device can't be put back by one write.
-                if let Some(file) = file
-                    && let Ok(text) = dir.read(file)
-                    && text.lines().count() == 1
-                {
-                    back.push((dir, file.to_owned(), text.trim().to_owned()));
-                }
-            }
-        };
         if !new.is_empty() {
             let Some((group, dir)) = dirs.iter().find(|g| g.0.is_v2()) else {
                 return Err(no_group(&new[0]));
             };
-            for w in new {
-                remember(dir, w);
-            }
             let mount = Dir::open(&group.mount)
                 .map_err(|e| Error::step("open cgroup mount", group.mount.as_str(), e))?;
             set_limits_v2(&mount, group, dir, new)?;
@@ -133,7 +154,7 @@ impl CgroupState {
             let Some(dir) = find(&w.controller) else {
                 return Err(missing_v1(w));
             };
-            remember(dir, w);
+            remember(back, dir, w);
             if let Some(w) = write_all(dir, std::slice::from_ref(w))? {
                 return Err(Error::unsupported(
                     format!("the limit {}={}", w.file, w.value),
@@ -142,6 +163,29 @@ impl CgroupState {
             }
         }
         Ok(())
+    }
+}
+
+/// Notes what a file has now, to put it back. One with a line for each device can't be put back by one write.
+fn remember<'a>(back: &mut Vec<(&'a Dir, String, String)>, dir: &'a Dir, w: &Write) {
+    for file in [Some(w.file.as_ref()), w.otherwise.as_ref().map(|o| o.0)] {
+        if let Some(file) = file
+            && let Ok(text) = dir.read(file)
+            && text.lines().count() == 1
+        {
+            back.push((dir, file.to_owned(), text.trim().to_owned()));
+        }
+    }
+}
+
+/// A file's text as a write, for the unit.
+fn told(file: &str, text: &str) -> Write {
+    Write {
+        controller: "".into(),
+        file: file.to_owned().into(),
+        value: text.to_owned(),
+        need: Need::IfPresent,
+        otherwise: None,
     }
 }
 

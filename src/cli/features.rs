@@ -13,7 +13,7 @@ use crate::process::seccomp::names::{ACTIONS, ARCHS, FLAGS, OPERATORS};
 use crate::spec::check::HOOKS;
 use crate::spec::lower::{MEMORY_FLAGS, MEMORY_MODES, NAMESPACES, known_options};
 use crate::spec::{default::OCI_VERSION, load::OLDEST_VERSION};
-use crate::{Result, cgroup, sys};
+use crate::{Result, sys};
 
 /// Print what this build can do as JSON
 #[derive(Debug, Args)]
@@ -35,11 +35,7 @@ fn first<A: Copy, B>(table: &[(A, B)]) -> Vec<A> {
 
 /// Annotations that change what is done: for engines that let users set some.
 fn unsafe_annotations() -> Vec<&'static str> {
-    let mut names = vec![ANNOTATION_PREFIX];
-    if cgroup::SYSTEMD {
-        names.push("org.systemd.property.");
-    }
-    names
+    vec![ANNOTATION_PREFIX, "org.systemd.property."]
 }
 
 fn features() -> Value {
@@ -69,8 +65,8 @@ fn features() -> Value {
             "cgroup": {
                 "v1": true,
                 "v2": true,
-                "systemd": cgroup::SYSTEMD,
-                "systemdUser": cgroup::SYSTEMD,
+                "systemd": true,
+                "systemdUser": true,
                 "rdma": true,
             },
             "seccomp": {
@@ -99,7 +95,6 @@ fn features() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::{Driver, Request, plan};
 
     /// The specification's own type reads it, and loses nothing it knows.
     #[test]
@@ -121,19 +116,5 @@ mod tests {
             assert_eq!(ours.pointer(at), back.pointer(at), "{at}");
             assert!(ours.pointer(at).is_some(), "{at}");
         }
-    }
-
-    #[test]
-    fn the_systemd_driver_is_said_to_be_there_when_it_is() {
-        let plan = plan(&Request {
-            id: "x",
-            cgroups_path: None,
-            resources: None,
-            extra_devices: &[],
-            driver: Driver::Systemd,
-            rootless: false,
-        });
-        let refused = plan.is_err_and(|e| e.to_string().contains("scopes are not made yet"));
-        assert_eq!(refused, !cgroup::SYSTEMD);
     }
 }

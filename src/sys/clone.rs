@@ -36,6 +36,7 @@ pub struct Clone3<'a> {
 }
 
 /// A new process as its parent sees it.
+#[derive(Debug)]
 pub struct Child {
     /// Process id in the caller's pid namespace.
     pub pid: i32,

@@ -85,10 +85,11 @@ fn rootless(json: &str) -> String {
         cgroups_path: None,
         resources: Some(&resources),
         extra_devices: &DEFAULT_RULES,
+        annotations: None,
         driver: Driver::Cgroupfs,
         rootless: true,
     })
-    .and_then(|plan| plan.create());
+    .and_then(|plan| plan.create(&mut Default::default()));
     let made = match made {
         Ok(made) => made,
         Err(e) => return format!("error: {e}"),
@@ -175,6 +176,7 @@ impl TestCell {
                 cgroups_path: path.map(Path::new),
                 resources: Some(&resources),
                 extra_devices: rules,
+                annotations: None,
                 driver: Driver::Cgroupfs,
                 rootless: false,
             },
@@ -182,7 +184,7 @@ impl TestCell {
         )?;
         // What later commands see comes from disk.
         let saved = serde_json::to_string(&plan.saved()).unwrap();
-        let group = plan.create()?;
+        let group = plan.create(&mut Default::default())?;
         assert_eq!(
             &serde_json::from_str::<CgroupState>(&saved).unwrap(),
             group.state()

@@ -287,7 +287,10 @@ fn a_missing_controller_is_named_with_its_mount() {
     };
     let json = res(r#"{"memory":{"limit":1000000}}"#);
     let plan = cgroup::plan_on(&request("test-miss", &json), &pure).unwrap();
-    let e = plan.create().unwrap_err().to_string();
+    let e = plan
+        .create(&mut Default::default())
+        .unwrap_err()
+        .to_string();
     assert!(e.contains("controller memory") && e.contains(&mount), "{e}");
     assert_clean("gpucell-test-miss");
 }
@@ -298,6 +301,7 @@ fn request<'a>(id: &'a str, res: &'a oci_spec::runtime::LinuxResources) -> Reque
         cgroups_path: None,
         resources: Some(res),
         extra_devices: &DEFAULT_RULES,
+        annotations: None,
         driver: Driver::Cgroupfs,
         rootless: false,
     }
@@ -418,7 +422,7 @@ fn creation_is_quick() {
             .map(|_| {
                 let start = Instant::now();
                 let plan = cgroup::plan_on(&request("test-quick", &empty), host).unwrap();
-                let made = plan.create().unwrap();
+                let made = plan.create(&mut Default::default()).unwrap();
                 let create = start.elapsed();
                 let start = Instant::now();
                 made.state().remove().unwrap();
