@@ -2,27 +2,45 @@
 
 #[path = "../fuzz/steps/config.rs"]
 mod config;
+#[path = "../fuzz/steps/process.rs"]
+mod process;
 
-use config::Reached;
-
-#[test]
-fn config() {
-    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/config");
+/// Runs each input of a corpus; inputs that the fuzzer found have no such prefix: they only have to end.
+fn replay<R: Copy + PartialEq + std::fmt::Debug>(
+    name: &str,
+    run: impl Fn(&[u8]) -> R,
+    prefixes: &[(&str, R)],
+) {
+    let dir = format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR"));
     let mut seen = 0;
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let reached = config::run(&std::fs::read(&path).unwrap());
-        // Inputs that the fuzzer found have no such prefix: they only have to end.
-        let expected = match name.split('-').next() {
-            Some("done") => Reached::Done,
-            Some("checked") => Reached::Checked,
-            Some("parsed") => Reached::Parsed,
-            Some("nothing") => Reached::Nothing,
-            _ => continue,
-        };
-        assert_eq!(reached, expected, "{name}");
-        seen += 1;
+        let reached = run(&std::fs::read(&path).unwrap());
+        let prefix = name.split('-').next();
+        if let Some((_, expected)) = prefixes.iter().find(|(p, _)| Some(*p) == prefix) {
+            assert_eq!(reached, *expected, "{name}");
+            seen += 1;
+        }
     }
     assert!(seen >= 15, "{seen} seeds");
+}
+
+#[test]
+fn config() {
+    use config::Reached::{Checked, Done, Nothing, Parsed};
+    let prefixes = [
+        ("done", Done),
+        ("checked", Checked),
+        ("parsed", Parsed),
+        ("nothing", Nothing),
+    ];
+    replay("config", config::run, &prefixes);
+}
+
+#[test]
+fn process() {
+    use process::Reached::{Done, Nothing, Parsed};
+    let prefixes = [("done", Done), ("parsed", Parsed), ("nothing", Nothing)];
+    replay("process", process::run, &prefixes);
 }

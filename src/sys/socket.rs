@@ -24,7 +24,7 @@ pub fn pair() -> Sys<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
-/// Room for one descriptor in a control message.
+/// Room for the control messages of one descriptor and one sender.
 const CONTROL: usize = 64;
 
 #[repr(align(8))]
@@ -66,8 +66,42 @@ pub fn send(sock: BorrowedFd, data: &[u8], fd: Option<BorrowedFd>) -> Sys<()> {
     }
 }
 
+/// What is received here says from whom it is (unix(7), SO_PASSCRED).
+pub fn want_senders(sock: BorrowedFd) -> Sys<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is one int.
+    check(
+        unsafe {
+            libc::setsockopt(
+                sock.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PASSCRED,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        }
+        .into(),
+    )?;
+    Ok(())
+}
+
+/// One packet.
+pub struct Packet {
+    /// Bytes in it; 0 is end of file.
+    pub len: usize,
+    /// The descriptor that came with it.
+    pub fd: Option<OwnedFd>,
+    /// The sender's pid as this process sees it; only after [`want_senders`].
+    pub sender: Option<i32>,
+}
+
 /// recvmsg(2) of one packet and at most one descriptor. Length 0 is end of file.
 pub fn recv(sock: BorrowedFd, buf: &mut [u8]) -> Sys<(usize, Option<OwnedFd>)> {
+    recv_packet(sock, buf).map(|p| (p.len, p.fd))
+}
+
+/// As [`recv`], with the sender.
+pub fn recv_packet(sock: BorrowedFd, buf: &mut [u8]) -> Sys<Packet> {
     let mut iov = libc::iovec {
         iov_base: buf.as_mut_ptr().cast(),
         iov_len: buf.len(),
@@ -88,9 +122,9 @@ pub fn recv(sock: BorrowedFd, buf: &mut [u8]) -> Sys<(usize, Option<OwnedFd>)> {
             Ok(n) => break n as usize,
         }
     };
-    let mut fd = None;
+    let (mut fd, mut sender) = (None, None);
     // SAFETY: the kernel filled the control buffer; CMSG_* walk inside it. Every SCM_RIGHTS
-    // element is a new descriptor that becomes ours.
+    // element is a new descriptor that becomes ours; SCM_CREDENTIALS is one ucred.
     unsafe {
         let mut c = libc::CMSG_FIRSTHDR(&raw const msg);
         while !c.is_null() {
@@ -101,10 +135,14 @@ pub fn recv(sock: BorrowedFd, buf: &mut [u8]) -> Sys<(usize, Option<OwnedFd>)> {
                     fd = Some(OwnedFd::from_raw_fd(raw));
                 }
             }
+            if (*c).cmsg_level == libc::SOL_SOCKET && (*c).cmsg_type == libc::SCM_CREDENTIALS {
+                let from = libc::CMSG_DATA(c).cast::<libc::ucred>().read_unaligned();
+                sender = Some(from.pid);
+            }
             c = libc::CMSG_NXTHDR(&raw const msg, c);
         }
     }
-    Ok((n, fd))
+    Ok(Packet { len: n, fd, sender })
 }
 
 /// accept4(2), close-on-exec.

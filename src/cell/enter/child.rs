@@ -30,8 +30,6 @@ pub struct Joiner<'a> {
     pub joins_user: bool,
     /// Their end of the socket pair.
     pub sock: BorrowedFd<'a>,
-    /// The pipe on which the second one's pid is told.
-    pub birth: BorrowedFd<'a>,
     /// Connected socket that receives the terminal's master.
     pub console: Option<BorrowedFd<'a>>,
     /// v1 `tasks` files to join.
@@ -52,10 +50,7 @@ pub fn between(joiner: &Joiner, argv: &CArray, envp: &mut CArray) -> i32 {
         clone::clone3(&args, || main(joiner, argv, envp)).at(Stage::JoinNamespace, 0)
     });
     match made {
-        Ok(child) => {
-            let _ = fd::write_all(joiner.birth, &child.pid.to_ne_bytes());
-            0
-        }
+        Ok(_) => 0,
         Err(fault) => {
             let _ = fd::write_all(joiner.sock, &fault.encode(wire::FAULT));
             1
@@ -96,8 +91,7 @@ fn join(joiner: &Joiner) -> Step {
     // the writes above, for it makes this process's files in /proc root's.
     cred::set_dumpable(false).at(Stage::Prepare, 3)?;
     // CVE-2024-21626, CVE-2016-9962.
-    let keep = [Some(joiner.sock), Some(joiner.birth), joiner.console];
-    close_all_but(keep, joiner.preserve_fds)
+    close_all_but([Some(joiner.sock), joiner.console], joiner.preserve_fds)
 }
 
 /// Entry point of the second one; returns only when something failed.

@@ -23,7 +23,7 @@ use crate::spec::load;
 use crate::spec::lower::exec::{Changes, Context, Source, UserIds, lower};
 use crate::sys::clone::{self, Child};
 use crate::sys::misc::{self, CArray};
-use crate::sys::{cred, fd, pipe, socket};
+use crate::sys::{cred, fd, socket};
 use crate::{Error, Result};
 use child::Joiner;
 use nix::errno::Errno;
@@ -233,6 +233,8 @@ fn start(saved: &Saved, target: &Target, plan: &ExecPlan, opts: &ExecOptions) ->
     let entry = saved.cgroup.enter(&plan.groups)?;
     let flags = target.namespaces(plan)?;
     let (parent, child_end) = socket::pair().map_err(|e| Error::step("make", "socket pair", e))?;
+    // The process in between could die before it has told whom it made.
+    socket::want_senders(parent.as_fd()).map_err(|e| Error::step("set up", "socket pair", e))?;
     let argv = CArray::new(&p.args, 0);
     let mut envp = CArray::new(&p.env, usize::from(p.needs_home));
     if let Some(cpus) = &plan.first_cpus {
@@ -250,14 +252,12 @@ fn start(saved: &Saved, target: &Target, plan: &ExecPlan, opts: &ExecOptions) ->
     if nix::unistd::geteuid().is_root() {
         cred::set_dumpable(false).map_err(|e| Error::step("protect", "the runtime's memory", e))?;
     }
-    let (birth, birth_end) = pipe::pair().map_err(|e| Error::step("make", "pipe", e))?;
     let mut joiner = Joiner {
         plan,
         pidfd: target.pidfd.as_fd(),
         enter: flags,
         joins_user: flags & Kind::User as u64 != 0,
         sock: child_end.as_fd(),
-        birth: birth_end.as_fd(),
         console: console.as_ref().map(AsFd::as_fd),
         join_files: entry.join_files(),
         preserve_fds: opts.preserve_fds,
@@ -282,25 +282,20 @@ fn start(saved: &Saved, target: &Target, plan: &ExecPlan, opts: &ExecOptions) ->
         other => other,
     };
     let between = made.map_err(|e| cant_join(saved, e))?;
-    // Ours to close, or the other ends would never read as closed.
-    drop((child_end, console, birth_end));
-    let born = born(HalfMade(Some(between)), &birth, signals.as_ref())?;
-    let Some(child) = born else {
-        return Err(why_unborn(parent.as_fd(), saved, plan));
+    // Ours to close, or the children's ends would never read as closed.
+    drop((child_end, console));
+    let half = HalfMade {
+        between: Some(between),
+        child: None,
     };
-    let mut half = HalfMade(Some(child));
-    let child = half.0.as_ref().expect("made just now");
-    converse(
-        parent.as_fd(),
-        &Talk {
-            saved,
-            plan,
-            pid: child.pid,
-            listener: listener.as_ref(),
-            signals: signals.as_ref(),
-            pidfd: child.pidfd.as_fd(),
-        },
-    )?;
+    let talk = Talk {
+        saved,
+        plan,
+        listener: listener.as_ref(),
+        signals: signals.as_ref(),
+    };
+    let mut half = converse(parent.as_fd(), &talk, half)?;
+    let child = half.child.as_ref().ok_or_else(|| Error::msg(DIED))?;
     if let Some(path) = &opts.pidfd_socket {
         send_pidfd(path, child.pidfd.as_fd())?;
     }
@@ -312,7 +307,7 @@ fn start(saved: &Saved, target: &Target, plan: &ExecPlan, opts: &ExecOptions) ->
         Some(sock) => Some(super::create::receive_console(sock.as_fd())?),
     };
     Ok(Made {
-        child: half.0.take().expect("not taken yet"),
+        child: half.child.take().expect("not taken yet"),
         signals,
         console,
     })
@@ -330,57 +325,25 @@ fn cant_join(saved: &Saved, e: Errno) -> Error {
     }
 }
 
-/// The child, when the process in between has made it and is gone. It may take long (a paused cell).
-fn born(
-    mut between: HalfMade,
-    birth: &OwnedFd,
-    signals: Option<&Signals>,
-) -> Result<Option<Child>> {
-    let fail = |e| Error::step("make", "a process in the cell", e);
-    let Some(made) = &between.0 else {
-        return Ok(None);
-    };
-    let pidfd = made.pidfd.as_fd();
-    if let Some(signals) = signals {
-        await_word(pidfd, signals, pidfd)?;
-    }
-    clone::wait_pidfd(pidfd).map_err(fail)?;
-    between.0 = None;
-    let mut pid = [0; 4];
-    if fd::read(birth.as_fd(), &mut pid).map_err(fail)? != pid.len() {
-        return Ok(None);
-    }
-    let pid = i32::from_ne_bytes(pid);
-    // It is our child, so that its number is its own until we have waited for it.
-    let pidfd = clone::pidfd_open(pid).map_err(fail)?;
-    Ok(Some(Child { pid, pidfd }))
-}
-
-/// What the process in between says of why there is no child.
-fn why_unborn(sock: BorrowedFd, saved: &Saved, plan: &ExecPlan) -> Error {
-    let mut buf = [0; WIRE];
-    match socket::recv(sock, &mut buf).map(|(n, _)| Fault::decode(&buf[..n])) {
-        Ok(Some(fault)) if fault.stage == Stage::JoinNamespace => {
-            cant_join(saved, Errno::from_raw(fault.errno))
-        }
-        Ok(Some(fault)) => fault.explain(&words(plan)),
-        _ => Error::msg(DIED),
-    }
-}
-
 /// The process or the one in between is gone without a word.
 const DIED: &str = "the process died while it joined the cell (killed, or the cell ended)";
 
-/// Ends a process that didn't get as far as it should.
-struct HalfMade(Option<Child>);
+/// Ends processes that didn't get as far as they should.
+struct HalfMade {
+    between: Option<Child>,
+    child: Option<Child>,
+}
 
 impl Drop for HalfMade {
     fn drop(&mut self) {
-        if let Some(child) = &self.0 {
-            let _ = clone::pidfd_kill(child.pidfd.as_fd(), libc::SIGKILL);
+        let both = || self.between.iter().chain(&self.child);
+        for made in both() {
+            let _ = clone::pidfd_kill(made.pidfd.as_fd(), libc::SIGKILL);
+        }
+        for made in both() {
             // One in a frozen v1 group dies when that is thawed, which is not ours to wait for.
-            if misc::poll_in(&[child.pidfd.as_fd()], 1000).is_ok_and(|r| r[0]) {
-                let _ = clone::wait_pidfd(child.pidfd.as_fd());
+            if misc::poll_in(&[made.pidfd.as_fd()], 1000).is_ok_and(|r| r[0]) {
+                let _ = clone::wait_pidfd(made.pidfd.as_fd());
             }
         }
     }
@@ -415,45 +378,57 @@ fn console(opts: &ExecOptions, terminal: bool) -> Result<(Option<OwnedFd>, Optio
 struct Talk<'a> {
     saved: &'a Saved,
     plan: &'a ExecPlan,
-    pid: i32,
     listener: Option<&'a UnixStream>,
     signals: Option<&'a Signals>,
-    pidfd: BorrowedFd<'a>,
 }
 
-/// Talks with the child until it executed the program.
-fn converse(sock: BorrowedFd, talk: &Talk) -> Result<()> {
+/// Talks with the child and the process in between until the one has executed the program and the other
+/// is gone.
+fn converse(sock: BorrowedFd, talk: &Talk, mut half: HalfMade) -> Result<HalfMade> {
     let fail = |e| Error::step("talk to", "the process in the cell", e);
-    let mut ready = false;
     loop {
         if let Some(signals) = talk.signals {
-            await_word(sock, signals, talk.pidfd)?;
+            await_word(sock, signals)?;
         }
         let mut buf = [0; WIRE];
-        let (n, passed) = socket::recv(sock, &mut buf).map_err(fail)?;
-        match wire::kind(&buf[..n]) {
+        let got = socket::recv_packet(sock, &mut buf).map_err(fail)?;
+        let buf = &buf[..got.len];
+        match wire::kind(buf) {
             wire::FAULT => {
-                return Err(match Fault::decode(&buf[..n]) {
+                return Err(match Fault::decode(buf) {
+                    Some(fault) if fault.stage == Stage::JoinNamespace => {
+                        cant_join(talk.saved, Errno::from_raw(fault.errno))
+                    }
                     Some(fault) => fault.explain(&words(talk.plan)),
                     None => Error::msg("the process in the cell sent a garbled message"),
                 });
             }
-            wire::READY => ready = true,
+            wire::READY => {
+                let pid = got.sender.ok_or_else(|| Error::msg(DIED))?;
+                // It is our child, so that its number is its own until we have waited for it.
+                let pidfd = clone::pidfd_open(pid).map_err(fail)?;
+                half.child = Some(Child { pid, pidfd });
+            }
             wire::NOTIFY => {
-                if let (Some(listener), Some(fd)) = (talk.listener, passed) {
+                if let (Some(listener), Some(fd), Some(child)) =
+                    (talk.listener, got.fd, &half.child)
+                {
                     let seccomp = talk.plan.seccomp.as_ref();
                     let at = view::Notified {
-                        pid: talk.pid,
+                        pid: child.pid,
                         status: "running",
                     };
                     view::send_notify(listener, seccomp, talk.saved, &at, fd.as_fd())?;
                 }
             }
-            // Closed by exec.
-            0 if n == 0 && ready => return Ok(()),
-            0 if n == 0 => {
-                return Err(Error::msg(DIED));
+            // Closed by exec, and by the end of the one in between.
+            0 if got.len == 0 && half.child.is_some() => {
+                if let Some(between) = half.between.take() {
+                    clone::wait_pidfd(between.pidfd.as_fd()).map_err(fail)?;
+                }
+                return Ok(half);
             }
+            0 if got.len == 0 => return Err(Error::msg(DIED)),
             other => {
                 return Err(Error::msg(format!(
                     "the process in the cell sent an unexpected message ({other})"
@@ -463,9 +438,9 @@ fn converse(sock: BorrowedFd, talk: &Talk) -> Result<()> {
     }
 }
 
-/// Waits for the child's next word. It may be long in coming (a paused cell): what would end this command
-/// ends it, and the child.
-fn await_word(sock: BorrowedFd, signals: &Signals, pidfd: BorrowedFd) -> Result<()> {
+/// Waits for the next word. It may be long in coming (a paused cell): what would end this command ends it, and
+/// what it has made.
+fn await_word(sock: BorrowedFd, signals: &Signals) -> Result<()> {
     let fail = |e| Error::step("wait for", "the process in the cell", e);
     loop {
         let ready = misc::poll_in(&[sock, signals.fd()], -1).map_err(fail)?;
@@ -475,7 +450,6 @@ fn await_word(sock: BorrowedFd, signals: &Signals, pidfd: BorrowedFd) -> Result<
         while let Some(signal) = misc::read_signal(signals.fd()) {
             match signal {
                 libc::SIGINT | libc::SIGTERM | libc::SIGQUIT | libc::SIGHUP => {
-                    let _ = clone::pidfd_kill(pidfd, libc::SIGKILL);
                     return Err(Error::msg(format!(
                         "ended by signal {signal} before the program was executed"
                     )));
