@@ -12,7 +12,7 @@ use super::{hooks, host_parts, status, userns, view, wire};
 use crate::cgroup::{self, Cgroup, CgroupPlan, Driver};
 use crate::nvidia::config::Config;
 use crate::nvidia::hook::Work;
-use crate::nvidia::work;
+use crate::nvidia::{cache, work};
 use crate::plan::{InRootPlan, Kind, OverlayPlan, Plan, RootPlan};
 use crate::process::hook::Ready;
 use crate::process::seccomp::Program;
@@ -55,6 +55,8 @@ pub struct CreateOptions {
     pub no_new_keyring: bool,
     /// How many descriptors from 3 on the program inherits.
     pub preserve_fds: u32,
+    /// NVIDIA's driver as it was found for the edits.
+    pub nvidia: Option<cache::Driver>,
     /// Who makes the groups.
     pub driver: Driver,
     /// Replacements for stdin, stdout and stderr.
@@ -142,7 +144,7 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
     )?;
     let works = lower::works(spec)?;
     if !works.is_empty() {
-        plan.in_root = in_root(&works, spec, &bundle, &plan.root)?;
+        plan.in_root = in_root(&works, opts, &bundle, &plan.root)?;
     }
     if let Some(s) = &plan.seccomp {
         warnings.extend(s.warnings.iter().cloned());
@@ -163,7 +165,12 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
 
 /// Takes the look at the image that the work of recognised hooks needs. With an overlay that is the
 /// shared directory: the cell's own layer is still empty.
-fn in_root(works: &[Work], spec: &Spec, bundle: &Path, root: &RootPlan) -> Result<InRootPlan> {
+fn in_root(
+    works: &[Work],
+    opts: &CreateOptions,
+    bundle: &Path,
+    root: &RootPlan,
+) -> Result<InRootPlan> {
     let path = root.overlay.as_ref().map_or(&root.path, |o| &o.lower);
     let held = work::hold(Path::new(OsStr::from_bytes(path.to_bytes())))?;
     let config = Config::load(None)?;
@@ -171,9 +178,10 @@ fn in_root(works: &[Work], spec: &Spec, bundle: &Path, root: &RootPlan) -> Resul
         works,
         &work::Cell {
             root: held.as_fd(),
-            spec,
+            spec: &opts.spec,
             bundle,
             proc: &config.proc_root,
+            driver: opts.nvidia.as_ref(),
         },
     )
 }

@@ -121,7 +121,7 @@ fn late_hooks(lock: &Lock, saved: &Saved, kind: &str, status: &str) -> Result<()
     };
     // Most configurations have no such hook: looking for its name is cheaper than parsing.
     let key = format!("\"{kind}\"");
-    if !text.windows(key.len()).any(|w| w == key.as_bytes()) {
+    if memchr::memmem::find(&text, key.as_bytes()).is_none() {
         return Ok(());
     }
     let spec = crate::spec::load::parse(&text)?.spec;

@@ -89,6 +89,7 @@ impl ExecBundle {
             id,
             bundle: bundle.path,
             spec,
+            nvidia: high.gpus.driver,
             driver: set.driver,
             remove: folders.list(),
             ..CreateOptions::default()

@@ -2,6 +2,7 @@
 
 use super::{Globals, log};
 use crate::cell::{self, CreateOptions, RunOptions, Until, create};
+use crate::nvidia::cache::Driver;
 use crate::nvidia::inject;
 use crate::spec::{edit, load};
 use crate::{Error, Result};
@@ -44,7 +45,7 @@ impl Common {
         let loaded = load::parse(&text)?;
         log::warnings(globals, &loaded.warnings);
         let mut spec = loaded.spec;
-        let edited = gpus(globals, &mut spec, &self.bundle)?;
+        let (edited, nvidia) = gpus(globals, &mut spec, &self.bundle)?;
         Ok(CreateOptions {
             id: self.id,
             bundle: self.bundle,
@@ -56,6 +57,7 @@ impl Common {
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             preserve_fds: self.preserve_fds,
+            nvidia,
             driver: globals.driver(),
             ..CreateOptions::default()
         })
@@ -63,11 +65,11 @@ impl Common {
 }
 
 /// Gives the cell the GPUs its configuration asks for, as NVIDIA's runtime does. Returns whether the
-/// configuration was changed.
-fn gpus(globals: &Globals, spec: &mut Spec, bundle: &Path) -> Result<bool> {
+/// configuration was changed, and the driver.
+fn gpus(globals: &Globals, spec: &mut Spec, bundle: &Path) -> Result<(bool, Option<Driver>)> {
     let hook = inject::take_hook(spec);
     let Some(root) = spec.root().as_ref() else {
-        return Ok(hook);
+        return Ok((hook, None));
     };
     let wish = inject::Wish {
         hook,
@@ -83,7 +85,7 @@ fn gpus(globals: &Globals, spec: &mut Spec, bundle: &Path) -> Result<bool> {
     log::warnings(globals, &found.warnings);
     edit::apply(spec, &found.edits)?;
     found.make_nodes()?;
-    Ok(hook || !found.edits.is_empty())
+    Ok((hook || !found.edits.is_empty(), found.driver))
 }
 
 /// `create`

@@ -125,6 +125,7 @@ impl RunImage {
             id,
             bundle: bundle.path,
             spec,
+            nvidia: high.gpus.driver,
             driver: set.driver,
             overlay: Some(overlay),
             remove: folders.list(),

@@ -8,6 +8,7 @@
 //! toolkit 1.10 to 1.20): one or two dashes, `--flag value` or `--flag=value`, lists by repetition or
 //! with commas. It must not look at the host or at the root.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -281,13 +282,14 @@ fn symlinks(flags: &Flags) -> Result<Option<Work>, String> {
         return Ok(None);
     }
     let mut links = Vec::new();
+    let mut seen = HashSet::new();
     for value in flags.list("link") {
-        let link = match value.split("::").collect::<Vec<_>>()[..] {
-            [to, at] if !to.is_empty() && !at.is_empty() => (PathBuf::from(to), in_cell(at)),
+        let (to, at) = match value.split("::").collect::<Vec<_>>()[..] {
+            [to, at] if !to.is_empty() && !at.is_empty() => (to, in_cell(at)),
             _ => return Err(format!("--link {value:?} is not TARGET::LINK")),
         };
-        if !links.contains(&link) {
-            links.push(link);
+        if seen.insert((to, at.clone().into_os_string())) {
+            links.push((PathBuf::from(to), at));
         }
     }
     Ok(flags.here(Work::Symlinks(links)))

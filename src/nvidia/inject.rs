@@ -54,6 +54,8 @@ pub struct Injection {
     pub edits: Vec<Edit>,
     /// For the log.
     pub warnings: Vec<String>,
+    /// The driver, where its files are given.
+    pub driver: Option<Driver>,
     /// The host's nodes that the cell binds, with where they are.
     bound: Option<(Host, Vec<Node>)>,
 }
@@ -278,6 +280,7 @@ impl Injection {
             }
             self.bound = Some((host, nodes));
         }
+        self.driver = Some(driver);
         Ok(())
     }
 }

@@ -62,6 +62,12 @@ pub struct Cache<'a> {
     pub generator: Option<&'a [u8]>,
 }
 
+/// [`flags`] of a 64-bit library of this machine.
+#[cfg(target_arch = "x86_64")]
+pub const NATIVE: i32 = 0x0303;
+#[cfg(target_arch = "aarch64")]
+pub const NATIVE: i32 = 0x0a03;
+
 /// The loader's kind of a library (FLAG_* of glibc's ldconfig.h): libc6, with the machine's ABI; none
 /// when glibc has no loader for it on the machines we run on.
 pub fn flags(elf: &Elf) -> Option<i32> {

@@ -188,6 +188,7 @@ pub fn prestart(container: &Container, view: &View) -> Result<Option<Ready>> {
     let Injection {
         edits,
         mut warnings,
+        driver,
         ..
     } = found;
     let edits = possible(edits, &mut warnings)?;
@@ -210,6 +211,7 @@ pub fn prestart(container: &Container, view: &View) -> Result<Option<Ready>> {
                 spec: &whole,
                 bundle: &container.bundle,
                 proc: &config.proc_root,
+                driver: driver.as_ref(),
             },
         )?;
     }
@@ -233,6 +235,7 @@ pub fn cdi_hook(work: Work, container: &Container, root: BorrowedFd) -> Result<I
             spec: &container.spec,
             bundle: &container.bundle,
             proc: &config.proc_root,
+            driver: None,
         },
     )
 }

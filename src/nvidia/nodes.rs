@@ -94,22 +94,19 @@ impl Node {
     }
 
     /// The node as an edit. Owner and permission bits are the host's; numbers are the driver's, or left
-    /// out for a CDI file, which outlives a reboot (`numbers` false).
-    ///
-    /// # Errors
-    /// As [`Self::state`].
-    pub fn edit(&self, numbers: bool) -> Result<DeviceNode> {
+    /// out for a CDI file, which outlives a reboot (no state given).
+    pub fn edit(&self, state: Option<State>) -> DeviceNode {
         let mut node = DeviceNode {
             path: self.path.clone(),
             host_path: (self.host != self.path).then(|| self.host.clone()),
             permissions: Some("rw".to_owned()),
             ..DeviceNode::default()
         };
-        if numbers {
+        if let Some(state) = state {
             node.typ = Some(LinuxDeviceType::C);
             node.major = Some(self.major.into());
             node.minor = Some(self.minor.into());
-            let (mode, uid, gid) = match self.state()? {
+            let (mode, uid, gid) = match state {
                 State::Here { mode, uid, gid } => (mode, uid, gid),
                 _ if self.capability => (0o444, 0, 0),
                 _ => (0o666, 0, 0),
@@ -118,19 +115,16 @@ impl Node {
             node.uid = Some(uid);
             node.gid = Some(gid);
         }
-        Ok(node)
+        node
     }
 
-    /// The group a process needs to open the node, when not everybody may.
-    ///
-    /// # Errors
-    /// As [`Self::state`].
-    pub fn group(&self) -> Result<Option<u32>> {
+    /// The group a process needs to open the node in that state, when not everybody may.
+    pub fn group(&self, state: State) -> Option<u32> {
         let all = if self.capability { 0o004 } else { 0o006 };
-        Ok(match self.state()? {
+        match state {
             State::Here { mode, gid, .. } if mode & all != all && gid != 0 => Some(gid),
             _ => None,
-        })
+        }
     }
 }
 

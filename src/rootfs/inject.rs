@@ -24,15 +24,25 @@ pub fn inject(root: BorrowedFd, plan: &InRootPlan) -> Step {
         fs: None,
         names: 0,
     };
+    let mut folder = None;
     for (i, step) in plan.steps.iter().enumerate() {
-        one(root, &plan.temp, step, &mut scratch).at(Stage::InRoot, i)?;
+        if !matches!(step, InRoot::Symlink { .. }) {
+            folder = None;
+        }
+        one(root, &plan.temp, step, &mut scratch, &mut folder).at(Stage::InRoot, i)?;
     }
     scratch.finish().at(Stage::InRoot, plan.steps.len())
 }
 
-fn one(root: BorrowedFd, temp: &CStr, step: &InRoot, scratch: &mut Scratch) -> Sys<()> {
+fn one<'a>(
+    root: BorrowedFd,
+    temp: &CStr,
+    step: &'a InRoot,
+    scratch: &mut Scratch,
+    folder: &mut Option<Folder<'a>>,
+) -> Sys<()> {
     match step {
-        InRoot::Symlink { at, to } => in_parent(root, at, |dir, name| symlink(dir, name, to, temp)),
+        InRoot::Symlink { at, to } => symlink_at(root, at, to, temp, folder),
         InRoot::File {
             at,
             content,
@@ -95,12 +105,48 @@ fn in_parent(
     let mut held = None;
     let base = base(root, at, &mut held)?;
     let (dir, name) = path::split(at.path.to_bytes());
-    let name = path::terminated(&mut buf, name)?;
-    if matches!(name.to_bytes(), b"" | b"." | b"..") {
-        return Err(Errno::EINVAL);
-    }
+    let name = own_name(&mut buf, name)?;
     let parent = path::parent(base, dir, Links::SameMount)?;
     op(parent.as_fd(), name)
+}
+
+/// The folder of the last link: the links of a driver's libraries follow each other.
+struct Folder<'a> {
+    within: Option<&'a CStr>,
+    path: &'a [u8],
+    fd: OwnedFd,
+}
+
+fn symlink_at<'a>(
+    root: BorrowedFd,
+    at: &'a OwnPath,
+    to: &CStr,
+    temp: &CStr,
+    held: &mut Option<Folder<'a>>,
+) -> Sys<()> {
+    let (path, name) = path::split(at.path.to_bytes());
+    let within = at.within.as_deref();
+    if held
+        .as_ref()
+        .is_none_or(|f| f.path != path || f.within != within)
+    {
+        let mut point = None;
+        let base = base(root, at, &mut point)?;
+        let fd = path::parent(base, path, Links::SameMount)?;
+        *held = Some(Folder { within, path, fd });
+    }
+    let mut buf = [0u8; PATH_MAX];
+    let name = own_name(&mut buf, name)?;
+    let folder = held.as_ref().ok_or(Errno::EINVAL)?;
+    symlink(folder.fd.as_fd(), name, to, temp)
+}
+
+/// A last component that can be made.
+fn own_name<'a>(buf: &'a mut [u8; PATH_MAX], name: &[u8]) -> Sys<&'a CStr> {
+    match name {
+        b"" | b"." | b".." => Err(Errno::EINVAL),
+        name => path::terminated(buf, name),
+    }
 }
 
 fn symlink(dir: BorrowedFd, name: &CStr, to: &CStr, temp: &CStr) -> Sys<()> {

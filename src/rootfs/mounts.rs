@@ -101,9 +101,12 @@ pub fn all(
         let given = trees.get(i).and_then(|t| t.as_ref());
         match &step.what {
             MountWhat::Bind { source, recursive } => match given {
-                Some(tree) => bind(root, step, i, tree.as_fd(), &mut folder)?,
+                Some(tree) => {
+                    bind_attributes(tree.as_fd(), step, i)?;
+                    bind(root, step, i, tree.as_fd(), &mut folder)?;
+                }
                 None => {
-                    let tree = clone_source(source, *recursive).at(Stage::MountSource, i)?;
+                    let tree = bind_source(source, *recursive, step, i)?;
                     bind(root, step, i, tree.as_fd(), &mut folder)?;
                 }
             },
@@ -165,7 +168,6 @@ fn bind<'a>(
     tree: BorrowedFd,
     folder: &mut Option<Folder<'a>>,
 ) -> Step {
-    bind_attributes(tree, step, i)?;
     let target = if fd::fstat(tree).at(Stage::MountSource, i)?.is_dir() {
         *folder = None;
         path::ensure_dir(root, &step.target, links(step))
@@ -188,9 +190,21 @@ fn bind<'a>(
     m::attach(tree, target.as_fd()).at(Stage::MountAttach, i)
 }
 
-/// Attributes and propagation of a source: private unless told otherwise, else what is mounted in the cell
-/// below it would show up on the host. Of a single mount all in one call.
-fn bind_attributes(tree: BorrowedFd, step: &MountStep, i: usize) -> Step {
+/// A clone of a source with its attributes.
+fn bind_source(source: &CStr, recursive: bool, step: &MountStep, i: usize) -> Step<OwnedFd> {
+    let done =
+        single_attributes(step).and_then(|attr| m::open_tree_attr(fd::at_cwd(), source, &attr));
+    if let Some(tree) = done {
+        return Ok(tree);
+    }
+    let tree = clone_source(source, recursive).at(Stage::MountSource, i)?;
+    bind_attributes(tree.as_fd(), step, i)?;
+    Ok(tree)
+}
+
+/// What one call can set on the bind of a single mount: private unless told otherwise, else what is
+/// mounted in the cell below it would show up on the host.
+fn single_attributes(step: &MountStep) -> Option<MountAttr> {
     let recursive = matches!(
         step.what,
         MountWhat::Bind {
@@ -199,16 +213,21 @@ fn bind_attributes(tree: BorrowedFd, step: &MountStep, i: usize) -> Step {
         }
     );
     let given = step.propagation.as_slice();
-    if !recursive && step.rec_set | step.rec_clr == 0 && given.len() <= 1 {
-        let attr = MountAttr {
-            set: step.set,
-            clr: step.clr,
-            propagation: given.first().unwrap_or(&libc::MS_PRIVATE) & !libc::MS_REC,
-            ..MountAttr::default()
-        };
+    let single = !recursive && step.rec_set | step.rec_clr == 0 && given.len() <= 1;
+    single.then(|| MountAttr {
+        set: step.set,
+        clr: step.clr,
+        propagation: given.first().unwrap_or(&libc::MS_PRIVATE) & !libc::MS_REC,
+        ..MountAttr::default()
+    })
+}
+
+/// Attributes and propagation of a source.
+fn bind_attributes(tree: BorrowedFd, step: &MountStep, i: usize) -> Step {
+    if let Some(attr) = single_attributes(step) {
         return m::setattr(tree, false, &attr).at(Stage::MountAttr, i);
     }
-    if given.is_empty() {
+    if step.propagation.is_empty() {
         let private = MountAttr {
             propagation: libc::MS_PRIVATE,
             ..MountAttr::default()

@@ -15,6 +15,7 @@ mod process;
 mod resources;
 mod seccomp;
 
+use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -138,14 +139,14 @@ fn check_hooks(hooks: &Hooks) -> Result<()> {
 }
 
 /// Strings end in C strings: a NUL would cut them, so that what was checked is not what is used.
-fn text(at: &str, value: &str) -> Result<()> {
+fn text(at: impl Display, value: &str) -> Result<()> {
     if value.bytes().any(|b| b == 0) {
-        return Err(Error::config(at.to_owned(), "holds a NUL character"));
+        return Err(Error::config(at.to_string(), "holds a NUL character"));
     }
     Ok(())
 }
 
-fn texts(at: &str, values: Option<&[String]>) -> Result<()> {
+fn texts(at: impl Display, values: Option<&[String]>) -> Result<()> {
     for (i, value) in values.unwrap_or_default().iter().enumerate() {
         if value.bytes().any(|b| b == 0) {
             return Err(Error::config(format!("{at}[{i}]"), "holds a NUL character"));
@@ -155,10 +156,10 @@ fn texts(at: &str, values: Option<&[String]>) -> Result<()> {
 }
 
 /// Text that ends up as one field of a line in a kernel file.
-fn word(at: &str, value: &str) -> Result<()> {
+fn word(at: impl Display, value: &str) -> Result<()> {
     if value.is_empty() || value.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(Error::config(
-            at.to_owned(),
+            at.to_string(),
             format!("expected one word, found {value:?}"),
         ));
     }
@@ -166,28 +167,28 @@ fn word(at: &str, value: &str) -> Result<()> {
 }
 
 /// A path that is given, and holds no NUL.
-fn path(at: &str, value: &Path) -> Result<()> {
+fn path(at: impl Display, value: &Path) -> Result<()> {
     let bytes = value.as_os_str().as_bytes();
     if bytes.is_empty() {
-        return Err(Error::config(at.to_owned(), "is required"));
+        return Err(Error::config(at.to_string(), "is required"));
     }
     if bytes.contains(&0) {
-        return Err(Error::config(at.to_owned(), "holds a NUL character"));
+        return Err(Error::config(at.to_string(), "holds a NUL character"));
     }
     if bytes.len() >= libc::PATH_MAX as usize {
         return Err(Error::config(
-            at.to_owned(),
+            at.to_string(),
             format!("a path of {} bytes or more", libc::PATH_MAX),
         ));
     }
     Ok(())
 }
 
-fn absolute(at: &str, value: &Path) -> Result<()> {
-    path(at, value)?;
+fn absolute(at: impl Display, value: &Path) -> Result<()> {
+    path(&at, value)?;
     if !value.has_root() {
         return Err(Error::config(
-            at.to_owned(),
+            at.to_string(),
             format!(
                 "expected an absolute path, found {:?}",
                 value.display().to_string()
@@ -201,7 +202,7 @@ fn absolute(at: &str, value: &Path) -> Result<()> {
 fn id(at: &str, value: u32) -> Result<()> {
     if value == u32::MAX {
         return Err(Error::config(
-            at.to_owned(),
+            at.to_string(),
             format!("{value} is (u32)-1, which no user or group can have"),
         ));
     }
@@ -212,7 +213,7 @@ fn id(at: &str, value: u32) -> Result<()> {
 fn id_list(at: &str, list: &str) -> Result<()> {
     let wrong = || {
         Error::config(
-            at.to_owned(),
+            at.to_string(),
             format!("expected a list such as 0-3,7, found {list:?}"),
         )
     };

@@ -19,7 +19,9 @@ pub use device::{HostNode, host_node};
 
 use device::{add_device, add_rule};
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{
@@ -228,22 +230,31 @@ pub enum Throttle {
 /// A device node that isn't there or isn't of the type named, and a mount or device path that isn't
 /// absolute. The Spec may then be half edited and must not be used.
 pub fn apply(spec: &mut Spec, edits: &[Edit]) -> Result<()> {
-    let mut mounted = false;
+    let mut taken: Option<HashSet<OsString>> = None;
     for edit in edits {
-        mounted |= matches!(edit.change, Change::Mount(_));
-        apply_one(spec, &edit.change)?;
+        apply_one(spec, &edit.change, &mut taken)?;
     }
-    if mounted && let Some(mounts) = spec.mounts_mut() {
+    if taken.is_some()
+        && let Some(mounts) = spec.mounts_mut()
+    {
         mounts.sort_by_cached_key(|m| depth(m.destination()));
     }
     Ok(())
 }
 
-fn apply_one(spec: &mut Spec, change: &Change) -> Result<()> {
+/// `taken`: the destinations of mounts, known from the first added mount on.
+fn apply_one(
+    spec: &mut Spec,
+    change: &Change,
+    taken: &mut Option<HashSet<OsString>>,
+) -> Result<()> {
     match change {
         Change::Env(pair) => set_env(process(spec), pair),
         Change::Device(node) => add_device(spec, node)?,
-        Change::Mount(mount) => add_mount(spec, mount)?,
+        Change::Mount(mount) => {
+            let taken = taken.get_or_insert_with(|| destinations(spec));
+            add_mount(spec, mount, taken)?;
+        }
         Change::Hook { stage, hook } => add_hook(spec, *stage, hook),
         Change::IntelRdt(rdt) => {
             linux(spec).set_intel_rdt(Some(rdt.clone()));
@@ -429,7 +440,15 @@ fn add_gids(user: &mut User, gids: &[u32]) {
     }
 }
 
-fn add_mount(spec: &mut Spec, mount: &Mount) -> Result<()> {
+/// Where something is mounted. A driver has sixty files: each is looked up, not held against all others.
+fn destinations(spec: &Spec) -> HashSet<OsString> {
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let at = |m: &Mount| normal(m.destination()).into_owned().into_os_string();
+    mounts.iter().map(at).collect()
+}
+
+/// `taken` holds at least the destinations of all mounts.
+fn add_mount(spec: &mut Spec, mount: &Mount, taken: &mut HashSet<OsString>) -> Result<()> {
     let dest = mount.destination();
     if !dest.is_absolute() {
         return Err(Error::msg(format!(
@@ -438,7 +457,9 @@ fn add_mount(spec: &mut Spec, mount: &Mount) -> Result<()> {
         )));
     }
     let mounts = spec.mounts_mut().get_or_insert_with(Vec::new);
-    mounts.retain(|m| !same_path(m.destination(), dest));
+    if !taken.insert(normal(dest).into_owned().into_os_string()) {
+        mounts.retain(|m| !same_path(m.destination(), dest));
+    }
     mounts.push(mount.clone());
     Ok(())
 }
@@ -502,8 +523,25 @@ pub fn same_path(a: &Path, b: &Path) -> bool {
 /// is: such paths are compared byte by byte. (Names that start with a dot are taken for not plain.)
 pub(crate) fn is_plain(path: &Path) -> bool {
     let bytes = path.as_os_str().as_encoded_bytes();
-    let odd = |pair: &[u8]| pair[0] == b'/' && matches!(pair[1], b'/' | b'.');
-    bytes.len() > 1 && bytes[0] == b'/' && !bytes.ends_with(b"/") && !bytes.windows(2).any(odd)
+    let mut before = 0;
+    for &byte in bytes {
+        if before == b'/' && matches!(byte, b'/' | b'.') {
+            return false;
+        }
+        before = byte;
+    }
+    bytes.len() > 1 && bytes[0] == b'/' && before != b'/'
+}
+
+/// Without `.`, `..` and double slashes, and absolute: what a mount's destination is compared by. Links
+/// are resolved by the child.
+pub(crate) fn normal(path: &Path) -> Cow<'_, Path> {
+    if is_plain(path) {
+        return Cow::Borrowed(path);
+    }
+    let mut out = PathBuf::from("/");
+    out.extend(clean(path));
+    Cow::Owned(out)
 }
 
 fn clean(path: &Path) -> Vec<&std::ffi::OsStr> {

@@ -1,6 +1,6 @@
 //! CUDA forward compatibility: may the image's own newer libcuda work on the host's driver?
 
-use super::Cell;
+use super::View;
 use crate::nvidia::elf::Compat;
 use crate::sys::fd;
 use crate::{Error, Result};
@@ -18,7 +18,7 @@ const LIBRARY: &str = "libcuda.so.";
 /// The folder, when its libraries come before the driver's: it holds exactly one regular
 /// `libcuda.so.*.*`, whose note names the host's driver branch and which is newer than the driver; or,
 /// without a note, one whose major version is above the driver's.
-pub fn find(cell: &Cell, host_driver: &str) -> Result<Option<PathBuf>> {
+pub fn find(cell: &View, host_driver: &str) -> Result<Option<PathBuf>> {
     let folder = Path::new(FOLDER);
     let Some(dir) = cell.open_dir(folder)? else {
         return Ok(None);

@@ -1,18 +1,23 @@
 //! The libraries that a folder of the cell will hold: files bound into it, folders bound over it, and
 //! the image's own.
 
-use super::{Cell, normal};
+use super::{View, below};
 use crate::nvidia::elf::Elf;
+use crate::nvidia::files::{DriverFile, Kind};
 use crate::nvidia::ldcache::{self, libcmp};
+use crate::spec::edit::normal;
 use crate::spec::lower::is_bind;
 use crate::sys::fd;
 use crate::{Error, Result};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Most files of one folder that are looked at; a full /usr/lib has 5000.
 const FILES_MAX: usize = 20_000;
@@ -58,24 +63,24 @@ impl Found {
 
 /// Where the folders of the image are, for those that have several paths (/lib and /usr/lib).
 #[derive(Default)]
-pub struct Places(BTreeMap<PathBuf, Option<(u64, u64)>>);
+pub struct Places(HashMap<OsString, Option<(u64, u64)>>);
 
 impl Places {
-    fn of(&mut self, cell: &Cell, path: &Path) -> Result<Option<(u64, u64)>> {
-        if let Some(known) = self.0.get(path) {
+    fn of(&mut self, cell: &View, path: &Path) -> Result<Option<(u64, u64)>> {
+        if let Some(known) = self.0.get(path.as_os_str()) {
             return Ok(*known);
         }
         let place = match cell.open_dir(path)? {
             Some(dir) => dir.metadata().ok().map(|m| (m.dev(), m.ino())),
             None => None,
         };
-        self.0.insert(path.to_owned(), place);
+        self.0.insert(path.into(), place);
         Ok(place)
     }
 
     /// Both are one folder.
-    pub fn same(&mut self, cell: &Cell, a: &Path, b: &Path) -> Result<bool> {
-        if a == b {
+    pub fn same(&mut self, cell: &View, a: &Path, b: &Path) -> Result<bool> {
+        if a.as_os_str() == b.as_os_str() {
             return Ok(true);
         }
         let a = self.of(cell, a)?;
@@ -83,39 +88,113 @@ impl Places {
     }
 }
 
-/// What is bound: single files, and folders over this one or one above it.
-pub fn bound(cell: &Cell, folder: &Path, places: &mut Places, found: &mut Found) -> Result<()> {
-    for mount in cell.mounts() {
-        let (true, Some(source)) = (is_bind(mount), mount.source()) else {
-            continue;
+/// The last component of a normal path.
+fn file_name(path: &Path) -> Option<&str> {
+    path.to_str()?.rsplit('/').next()
+}
+
+/// A bind mount of the configuration.
+struct Bind<'a> {
+    at: Cow<'a, Path>,
+    source: Cow<'a, Path>,
+}
+
+/// The bind mounts, and what discovery knows of the files in them.
+pub struct Binds<'a> {
+    list: Vec<Bind<'a>>,
+    /// 64-bit libraries of the driver by their path below the driver root, with their SONAME. One of them
+    /// is not read again: discovery, which vouches for the name, vouches for this too.
+    known: HashMap<&'a OsStr, Option<&'a str>>,
+    driver_root: &'a [u8],
+}
+
+impl<'a> Binds<'a> {
+    pub fn new(cell: &View<'a>) -> Self {
+        let binds = cell.mounts().iter().filter(|m| is_bind(m));
+        let list = binds.filter_map(|m| {
+            let source = m.source().as_deref()?;
+            Some(Bind {
+                at: normal(m.destination()),
+                source: match source.is_absolute() {
+                    true => Cow::Borrowed(source),
+                    false => Cow::Owned(cell.bundle.join(source)),
+                },
+            })
+        });
+        let files = cell.driver.map_or(&[][..], |d| &d.files.files);
+        let library = |file: &'a DriverFile| match &file.kind {
+            Kind::Library {
+                soname,
+                bits32: false,
+            } => Some((file.real.as_os_str(), soname.as_deref())),
+            _ => None,
         };
-        let at = normal(mount.destination());
-        if let Ok(rest) = folder.strip_prefix(&at) {
-            let dir = cell.bundle.join(source).join(rest);
-            of_host_folder(&dir, found)?;
-            continue;
-        }
-        let (Some(parent), Some(name)) = (at.parent(), at.file_name().and_then(|n| n.to_str()))
-        else {
-            continue;
-        };
-        if !is_library(name) || !places.same(cell, parent, folder)? {
-            continue;
-        }
-        let source = cell.bundle.join(source);
-        // What can't be opened here is the mount's own error.
-        let Some(file) = open_host(&source) else {
-            continue;
-        };
-        if let Some(library) = library(name, &file, false, true) {
-            found.add(library.map_err(|e| read_error(&source, e))?);
+        let root = cell
+            .driver
+            .map_or(Path::new("/"), |d| &d.inventory.host().driver_root);
+        let root = root.as_os_str().as_bytes();
+        Binds {
+            list: list.collect(),
+            known: files.iter().filter_map(library).collect(),
+            driver_root: root.strip_suffix(b"/").unwrap_or(root),
         }
     }
-    Ok(())
+
+    /// The kind and SONAME of a file of the driver.
+    fn known(&self, source: &Path) -> Option<(i32, Option<&'a str>)> {
+        let below = source
+            .as_os_str()
+            .as_bytes()
+            .strip_prefix(self.driver_root)?;
+        let soname = self.known.get(OsStr::from_bytes(below))?;
+        Some((ldcache::NATIVE, *soname))
+    }
+
+    /// What is bound of a folder: single files, and folders over this one or one above it.
+    pub fn of(
+        &self,
+        cell: &View,
+        folder: &Path,
+        places: &mut Places,
+        found: &mut Found,
+    ) -> Result<()> {
+        for Bind { at, source } in &self.list {
+            if let Some(rest) = below(folder, at) {
+                of_host_folder(&source.join(rest), found)?;
+                continue;
+            }
+            let Some(name) = file_name(at).filter(|n| is_library(n)) else {
+                continue;
+            };
+            let parent = at.as_os_str().len() - name.len() - 1;
+            let parent = OsStr::from_bytes(&at.as_os_str().as_bytes()[..parent.max(1)]);
+            if !places.same(cell, Path::new(parent), folder)? {
+                continue;
+            }
+            if let Some((flags, soname)) = self.known(source) {
+                found.add(Library {
+                    file: name.to_owned(),
+                    flags,
+                    soname: soname.unwrap_or(name).to_owned(),
+                    bound: true,
+                    link: false,
+                });
+                continue;
+            }
+            // What can't be opened here is the mount's own error.
+            let Some(file) = open_host(source) else {
+                continue;
+            };
+            if let Some(library) = library(name, &file, false, true) {
+                found.add(library.map_err(|e| read_error(source, e))?);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What the image has there.
-pub fn of_image(cell: &Cell, folder: &Path, found: &mut Found) -> Result<()> {
+pub fn of_image(cell: &View, folder: &Path, found: &mut Found) -> Result<()> {
     let Some(dir) = cell.open_dir(folder)? else {
         return Ok(());
     };

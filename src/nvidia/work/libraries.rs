@@ -1,11 +1,12 @@
 //! How the image's own loader finds the libraries: glibc's ld.so.cache and ld.so.conf.d, musl's path
 //! file, and the links that SONAMEs ask for.
 
-use super::folders::{self, Found, Places, is_library};
-use super::{Cell, file, normal, own, symlink};
+use super::folders::{self, Binds, Found, Places, is_library};
+use super::{View, file, own, symlink};
 use crate::nvidia::hook::Work;
 use crate::nvidia::ldcache::{CACHE_MAX, Cache, Entry};
 use crate::plan::{How, InRoot};
+use crate::spec::edit::normal;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::io::Read;
@@ -27,7 +28,7 @@ struct Known {
 }
 
 pub fn lower(
-    cell: &Cell,
+    cell: &View,
     works: &[Work],
     compat: Option<&Path>,
     list: &[&Path],
@@ -42,6 +43,8 @@ pub fn lower(
         names(&found, folder, &mut known);
     }
     let mut places = Places::default();
+    let binds = Binds::new(cell);
+    let made = made(works);
     let mut unknown: Vec<PathBuf> = compat.map(Path::to_owned).into_iter().collect();
     let mut all: Vec<PathBuf> = unknown.clone();
     for folder in list {
@@ -50,7 +53,7 @@ pub fn lower(
             continue;
         }
         let mut found = Found::default();
-        folders::bound(cell, &folder, &mut places, &mut found)?;
+        binds.of(cell, &folder, &mut places, &mut found)?;
         let listed = base.as_ref().is_some_and(|c| lists(c, &folder));
         // The image's cache, or else the loader's own search, finds what is in these anyway; ldconfig
         // would leave them in their order too.
@@ -58,7 +61,7 @@ pub fn lower(
             folders::of_image(cell, &folder, &mut found)?;
             unknown.push(folder.clone());
         }
-        links(cell, works, &folder, &found, &mut places, &mut known, steps)?;
+        links(cell, &made, &folder, &found, &mut places, &mut known, steps)?;
         names(&found, &folder, &mut known);
         all.push(folder);
     }
@@ -80,7 +83,7 @@ pub fn lower(
 }
 
 /// A whole file of the image; none when there is none, or it is too large to be what it should be.
-fn read(cell: &Cell, path: &Path) -> Result<Option<Vec<u8>>> {
+fn read(cell: &View, path: &Path) -> Result<Option<Vec<u8>>> {
     let Some(file) = cell.open(path)? else {
         return Ok(None);
     };
@@ -103,7 +106,7 @@ fn lists(cache: &Cache, folder: &Path) -> bool {
 
 /// The loader searches it without being told: the multiarch folder on Debian and what derives from
 /// it, lib64 elsewhere (`path.system_dirs` of ld.so --list-diagnostics).
-fn is_default(cell: &Cell, folder: &Path) -> Result<bool> {
+fn is_default(cell: &View, folder: &Path) -> Result<bool> {
     let Some(folder) = folder.to_str() else {
         return Ok(false);
     };
@@ -120,43 +123,61 @@ fn is_default(cell: &Cell, folder: &Path) -> Result<bool> {
     )
 }
 
+/// A link with a library's name that a hook makes.
+struct Made<'a> {
+    parent: PathBuf,
+    name: &'a str,
+    /// The name of what it points to.
+    target: &'a str,
+}
+
+fn made<'a>(works: &'a [Work]) -> Vec<Made<'a>> {
+    let lists = works.iter().filter_map(|w| match w {
+        Work::Symlinks(list) => Some(list),
+        _ => None,
+    });
+    let link = |(to, at): &'a (PathBuf, PathBuf)| {
+        let name = at
+            .file_name()
+            .and_then(|n| n.to_str())
+            .filter(|n| is_library(n))?;
+        Some(Made {
+            parent: normal(at).parent().map(Path::to_owned).unwrap_or_default(),
+            name,
+            target: to.file_name().and_then(|n| n.to_str())?,
+        })
+    };
+    lists.flatten().filter_map(link).collect()
+}
+
 /// The links that SONAMEs ask for, and the names of links that other hooks make.
 fn links(
-    cell: &Cell,
-    works: &[Work],
+    cell: &View,
+    made: &[Made],
     folder: &Path,
     found: &Found,
     places: &mut Places,
     known: &mut Vec<Known>,
     steps: &mut Vec<InRoot>,
 ) -> Result<()> {
-    let mut made: Vec<&str> = Vec::new();
-    for work in works {
-        let Work::Symlinks(list) = work else { continue };
-        for (to, at) in list {
-            let name = |p: &'_ Path| p.file_name().and_then(|n| n.to_str()).map(str::to_owned);
-            let (Some(link), Some(target)) = (at.file_name().and_then(|n| n.to_str()), name(to))
-            else {
-                continue;
-            };
-            let parent = normal(at).parent().map(Path::to_owned).unwrap_or_default();
-            if !is_library(link) || !places.same(cell, &parent, folder)? {
-                continue;
-            }
-            made.push(link);
-            if let Some(library) = found.get(&target) {
-                known.push(Known {
-                    name: link.to_owned(),
-                    path: folder.join(link),
-                    flags: library.flags,
-                });
-            }
+    let mut there: Vec<&str> = Vec::new();
+    for link in made {
+        if !places.same(cell, &link.parent, folder)? {
+            continue;
+        }
+        there.push(link.name);
+        if let Some(library) = found.get(link.target) {
+            known.push(Known {
+                name: link.name.to_owned(),
+                path: folder.join(link.name),
+                flags: library.flags,
+            });
         }
     }
     for library in found.0.values().filter(|l| l.bound) {
         let at = folder.join(&library.soname);
-        let there = library.file == library.soname || made.contains(&library.soname.as_str());
-        if !there && !cell.is_mount_point(&at) {
+        let named = library.file == library.soname || there.contains(&library.soname.as_str());
+        if !named && !cell.is_mount_point(&at) {
             steps.push(symlink(cell, &at, Path::new(&library.file))?);
         }
     }
@@ -193,7 +214,7 @@ fn cache<'a>(mut base: Cache<'a>, known: &'a [Known]) -> Vec<u8> {
 
 /// So that a later ldconfig in the cell finds the folders too. Not where nothing reads it, and not in
 /// a root where ldconfig can't write.
-fn drop_in(cell: &Cell, folders: &[PathBuf]) -> Result<Option<InRoot>> {
+fn drop_in(cell: &View, folders: &[PathBuf]) -> Result<Option<InRoot>> {
     let usable = !folders.is_empty() && !cell.readonly();
     if !usable || cell.open_dir(Path::new(CONF_DIR))?.is_none() {
         return Ok(None);
@@ -220,7 +241,7 @@ fn musl_loader() -> &'static str {
 
 /// musl's path file with the folders added; none when it has them all. Folders are separated by colons
 /// or newlines (ldso/dynlink.c, path_open).
-fn musl_path(cell: &Cell, loader: &str, folders: &[PathBuf]) -> Result<Option<InRoot>> {
+fn musl_path(cell: &View, loader: &str, folders: &[PathBuf]) -> Result<Option<InRoot>> {
     let path = format!("/etc/{loader}.path");
     let old = read(cell, Path::new(&path))?.filter(|text| !text.is_empty());
     let mut text = old.unwrap_or_else(|| MUSL_DEFAULT.into());

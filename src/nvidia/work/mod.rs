@@ -9,20 +9,22 @@ mod compat;
 mod folders;
 mod libraries;
 
+use super::cache::Driver;
 use super::hook::{self, Work};
 use crate::plan::{How, InRoot, InRootPlan, OwnPath};
-use crate::spec::edit::is_plain;
+use crate::spec::edit::normal;
 use crate::spec::lower::cstr;
 use crate::sys::fd;
 use crate::{Error, Result};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Mount, Spec};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// The largest params file read; the driver's has 1.5 KiB.
 const PARAMS_MAX: u64 = 64 << 10;
@@ -39,6 +41,19 @@ pub struct Cell<'a> {
     pub bundle: &'a Path,
     /// The host's procfs.
     pub proc: &'a Path,
+    /// The driver as discovery found it: its libraries need not be read again.
+    pub driver: Option<&'a Driver>,
+}
+
+/// The cell, and its mounts by destination: a driver has sixty files, and as many links ask where they are.
+struct View<'a> {
+    root: BorrowedFd<'a>,
+    spec: &'a Spec,
+    bundle: &'a Path,
+    proc: &'a Path,
+    driver: Option<&'a Driver>,
+    /// The last mount at each destination, by its place in the configuration.
+    mounts: HashMap<Cow<'a, OsStr>, usize>,
 }
 
 /// Holds the root of an image by a descriptor.
@@ -56,6 +71,7 @@ pub fn hold(rootfs: &Path) -> Result<OwnedFd> {
 /// # Errors
 /// A file of the image that can't be read, with its path; a path with a NUL byte.
 pub fn lower(works: &[Work], cell: &Cell) -> Result<InRootPlan> {
+    let cell = &View::new(cell);
     let mut steps = Vec::new();
     let mut folders: Vec<&Path> = Vec::new();
     let mut compat = None;
@@ -108,7 +124,7 @@ pub fn lower(works: &[Work], cell: &Cell) -> Result<InRootPlan> {
     })
 }
 
-fn symlink(cell: &Cell, at: &Path, to: &Path) -> Result<InRoot> {
+fn symlink(cell: &View, at: &Path, to: &Path) -> Result<InRoot> {
     Ok(InRoot::Symlink {
         at: own(cell, at)?,
         to: c_path(to)?,
@@ -116,7 +132,7 @@ fn symlink(cell: &Cell, at: &Path, to: &Path) -> Result<InRoot> {
 }
 
 /// A file that replaces the image's, or covers it when the root becomes read-only.
-fn file(cell: &Cell, at: &str, content: Vec<u8>) -> Result<InRoot> {
+fn file(cell: &View, at: &str, content: Vec<u8>) -> Result<InRoot> {
     Ok(InRoot::File {
         at: own(cell, Path::new(at))?,
         content,
@@ -130,7 +146,7 @@ fn file(cell: &Cell, at: &str, content: Vec<u8>) -> Result<InRoot> {
 
 /// The host's params with `ModifyDeviceFiles: 0`, so that nvidia-modprobe in the cell makes no nodes.
 /// Nothing to do without the driver, or when it says so already.
-fn keep_device_nodes(cell: &Cell) -> Result<Option<InRoot>> {
+fn keep_device_nodes(cell: &View) -> Result<Option<InRoot>> {
     let path = cell.proc.join("driver/nvidia/params");
     let mut text = String::new();
     match File::open(&path).and_then(|f| f.take(PARAMS_MAX).read_to_string(&mut text)) {
@@ -161,7 +177,7 @@ fn keep_device_nodes(cell: &Cell) -> Result<Option<InRoot>> {
 }
 
 /// The profile that shows EGL and Vulkan the GPUs whose nodes the configuration has.
-fn application_profile(cell: &Cell) -> Result<Option<InRoot>> {
+fn application_profile(cell: &View) -> Result<Option<InRoot>> {
     let number = |path: &Path| -> Option<u32> {
         let digits = path.to_str()?.strip_prefix("/dev/nvidia")?;
         digits
@@ -184,7 +200,26 @@ fn application_profile(cell: &Cell) -> Result<Option<InRoot>> {
         .transpose()
 }
 
-impl Cell<'_> {
+impl<'a> View<'a> {
+    fn new(cell: &Cell<'a>) -> Self {
+        let list = cell.spec.mounts().as_deref().unwrap_or_default();
+        let at = |(i, m): (usize, &'a Mount)| {
+            let name = match normal(m.destination()) {
+                Cow::Borrowed(path) => Cow::Borrowed(path.as_os_str()),
+                Cow::Owned(path) => Cow::Owned(path.into_os_string()),
+            };
+            (name, i)
+        };
+        View {
+            root: cell.root,
+            spec: cell.spec,
+            bundle: cell.bundle,
+            proc: cell.proc,
+            driver: cell.driver,
+            mounts: list.iter().enumerate().map(at).collect(),
+        }
+    }
+
     /// The root is mounted read-only in the end.
     fn readonly(&self) -> bool {
         let root = self.spec.root().as_ref();
@@ -192,19 +227,19 @@ impl Cell<'_> {
     }
 
     fn is_mount_point(&self, path: &Path) -> bool {
-        self.mounts()
-            .any(|m| normal(m.destination()).as_os_str() == path.as_os_str())
+        self.mounts.contains_key(path.as_os_str())
     }
 
-    fn mounts(&self) -> impl DoubleEndedIterator<Item = &oci_spec::runtime::Mount> {
-        self.spec.mounts().iter().flatten()
+    fn mounts(&self) -> &'a [Mount] {
+        self.spec.mounts().as_deref().unwrap_or_default()
     }
 
-    /// The mount that a path lies in: the last one over it or over a folder above it.
-    fn mount_of(&self, path: &Path) -> Option<&oci_spec::runtime::Mount> {
-        self.mounts()
-            .rev()
-            .find(|m| below(path, &normal(m.destination())).is_some())
+    /// The mount that a normal path lies in: the last one over it or over a folder above it.
+    fn mount_of(&self, path: &Path) -> Option<&'a Mount> {
+        let last = folders_above(path)
+            .filter_map(|at| self.mounts.get(at))
+            .max();
+        last.and_then(|i| self.mounts().get(*i))
     }
 
     /// Opens a file of the image for reading, if it is a regular one. A FIFO or device is not waited
@@ -253,23 +288,13 @@ impl Cell<'_> {
     }
 }
 
-/// Without `.`, `..` and double slashes, and absolute: what a mount's destination is compared by. Links
-/// are resolved by the child.
-fn normal(path: &Path) -> Cow<'_, Path> {
-    if is_plain(path) {
-        return Cow::Borrowed(path);
-    }
-    let mut out = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => out.push(name),
-            Component::ParentDir => {
-                out.pop();
-            }
-            _ => {}
-        }
-    }
-    Cow::Owned(out)
+/// A normal path and all above it, up to the root.
+fn folders_above(path: &Path) -> impl Iterator<Item = &OsStr> {
+    let bytes = path.as_os_str().as_bytes();
+    let ends = (0..bytes.len()).rev().filter(|&i| bytes[i] == b'/');
+    let above = ends.map(|i| OsStr::from_bytes(if i == 0 { b"/" } else { &bytes[..i] }));
+    let itself = (bytes != b"/").then_some(path.as_os_str());
+    itself.into_iter().chain(above)
 }
 
 /// What of a normal path lies below another; empty when they are the same.
@@ -284,7 +309,7 @@ fn below<'a>(path: &'a Path, above: &Path) -> Option<&'a Path> {
 }
 
 /// Where a path may be changed: in the root, or in a tmpfs of the cell's own.
-fn own(cell: &Cell, path: &Path) -> Result<OwnPath> {
+fn own(cell: &View, path: &Path) -> Result<OwnPath> {
     if let Some(mount) = cell
         .mount_of(path)
         .filter(|m| m.typ().as_deref() == Some("tmpfs"))

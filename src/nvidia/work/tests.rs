@@ -29,6 +29,7 @@ impl Image {
             spec: &self.spec,
             bundle: self.dir.path(),
             proc: &self.dir.path().join("proc"),
+            driver: None,
         };
         let plan = lower(works, &cell).unwrap();
         assert!(plan.temp.to_bytes().starts_with(b".gpucell."));

@@ -4,7 +4,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use super::namespaces::{Namespaces, check_mappings};
 use super::{path, text, texts};
-use crate::spec::lower::is_bind;
+use crate::spec::lower::{Member, is_bind};
 use crate::{Error, Result};
 
 /// Options that make a mount without a file system type.
@@ -23,41 +23,46 @@ pub(super) fn check(
         namespaces.require("root.readonly", LinuxNamespaceType::Mount)?;
     }
     for (i, mount) in mounts.iter().enumerate() {
-        one(&format!("mounts[{i}]"), mount, namespaces, warnings)?;
+        one(i, mount, namespaces, warnings)?;
     }
     Ok(())
 }
 
-fn one(at: &str, mount: &Mount, namespaces: &Namespaces, warnings: &mut Vec<String>) -> Result<()> {
-    let member = |name: &str| format!("{at}.{name}");
-    path(&member("destination"), mount.destination())?;
+fn one(
+    index: usize,
+    mount: &Mount,
+    namespaces: &Namespaces,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let member = |name| Member(index, name);
+    path(member("destination"), mount.destination())?;
     if !mount.destination().has_root() {
         // config.md says MUST be absolute; runc takes it as relative to / with a warning.
         warnings.push(format!(
-            "{at}.destination: {:?} is relative, which is deprecated: taken as relative to /",
+            "mounts[{index}].destination: {:?} is relative, which is deprecated: taken as relative to /",
             mount.destination().display().to_string()
         ));
     }
     let kind = mount.typ().as_deref().unwrap_or_default();
-    text(&member("type"), kind)?;
+    text(member("type"), kind)?;
     let source = mount.source().as_deref();
     if let Some(source) = source.filter(|s| !s.as_os_str().is_empty()) {
-        path(&member("source"), source)?;
+        path(member("source"), source)?;
     }
     let options = mount.options().as_deref().unwrap_or_default();
-    texts(&member("options"), Some(options))?;
+    texts(member("options"), Some(options))?;
 
     let has = |wanted: &str| options.iter().any(|o| o == wanted);
     let bind = is_bind(mount);
     if bind && source.is_none_or(|s| s.as_os_str().is_empty()) {
         return Err(Error::config(
-            member("source"),
+            member("source").to_string(),
             "is required for a bind mount",
         ));
     }
     if kind.is_empty() && !WITHOUT_TYPE.iter().any(|o| has(o)) {
         return Err(Error::config(
-            member("type"),
+            member("type").to_string(),
             "is required unless the options have bind or rbind",
         ));
     }
@@ -72,15 +77,15 @@ fn one(at: &str, mount: &Mount, namespaces: &Namespaces, warnings: &mut Vec<Stri
             "gidMappings"
         };
         return Err(Error::config(
-            member(missing),
+            member(missing).to_string(),
             "uidMappings and gidMappings are given together or not at all",
         ));
     }
-    check_mappings(&member("uidMappings"), uids)?;
-    check_mappings(&member("gidMappings"), gids)?;
+    check_mappings(member("uidMappings"), uids)?;
+    check_mappings(member("gidMappings"), gids)?;
     if !uids.is_empty() && !bind {
         return Err(Error::config(
-            member("uidMappings"),
+            member("uidMappings").to_string(),
             "an id-mapped mount must be a bind mount",
         ));
     }
@@ -91,7 +96,7 @@ fn one(at: &str, mount: &Mount, namespaces: &Namespaces, warnings: &mut Vec<Stri
         && !namespaces.has(LinuxNamespaceType::User)
     {
         return Err(Error::config(
-            member("options"),
+            member("options").to_string(),
             "idmap needs uidMappings and gidMappings, or a user namespace",
         ));
     }

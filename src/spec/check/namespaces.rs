@@ -1,6 +1,7 @@
 //! `linux.namespaces`, the id mappings and time offsets that belong to two of them, and what else
 //! needs a namespace of its own (config-linux.md, "Namespaces").
 
+use std::fmt::Display;
 use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Process};
@@ -139,10 +140,10 @@ fn mapped(at: &str, id: u32, mappings: &[LinuxIdMapping]) -> Result<()> {
 
 /// The rules of user_namespaces(7), "Defining user and group ID mappings", as the kernel's
 /// map_write() applies them. Too many of them, or too long a text, were CVE-2021-43784 in runc.
-pub(super) fn check_mappings(at: &str, mappings: &[LinuxIdMapping]) -> Result<()> {
+pub(super) fn check_mappings(at: impl Display, mappings: &[LinuxIdMapping]) -> Result<()> {
     if mappings.len() > MAX_MAPPINGS {
         return Err(Error::config(
-            at.to_owned(),
+            at.to_string(),
             format!("{} mappings, at most {MAX_MAPPINGS}", mappings.len()),
         ));
     }
@@ -176,7 +177,7 @@ pub(super) fn check_mappings(at: &str, mappings: &[LinuxIdMapping]) -> Result<()
     }
     if text >= MAX_MAP_TEXT {
         return Err(Error::config(
-            at.to_owned(),
+            at.to_string(),
             format!(
                 "{text} bytes when written for the kernel, which takes less than {MAX_MAP_TEXT}"
             ),

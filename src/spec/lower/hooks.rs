@@ -77,11 +77,11 @@ pub fn hook(at: &str, h: &Hook) -> Result<HookPlan> {
     if !h.path().is_absolute() {
         return Err(Error::config(format!("{at}.path"), "must be absolute"));
     }
-    let path = cstr(format!("{at}.path"), h.path().as_os_str().as_bytes())?;
+    let path = cstr(format_args!("{at}.path"), h.path().as_os_str().as_bytes())?;
     let strings = |what: &str, list: &Option<Vec<String>>| {
         list.iter()
             .flatten()
-            .map(|s| cstr(format!("{at}.{what}"), s.as_bytes()))
+            .map(|s| cstr(format_args!("{at}.{what}"), s.as_bytes()))
             .collect::<Result<Vec<_>>>()
     };
     let mut args = strings("args", h.args())?;

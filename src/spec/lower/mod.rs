@@ -11,7 +11,7 @@ mod mounts;
 mod process;
 
 pub use hooks::{hook, works};
-pub(crate) use mounts::{is_bind, known_options, proc_file};
+pub(crate) use mounts::{Member, is_bind, known_options, proc_file};
 pub(crate) use process::{MEMORY_FLAGS, MEMORY_MODES};
 pub use process::{cap_mask, cpu_list, process};
 
@@ -19,6 +19,7 @@ use crate::plan::{IdMaps, IdRange, Kind, Namespaces, OverlayPlan, Plan, RootPlan
 use crate::{Error, Result};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxNetDevice, Spec};
 use std::ffi::CString;
+use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -134,15 +135,16 @@ fn keyring(id: &str) -> Result<CString> {
 }
 
 /// A C string, or an error that names the JSON path.
-pub(crate) fn cstr(at: impl Into<String>, bytes: &[u8]) -> Result<CString> {
-    CString::new(bytes).map_err(|_| Error::config(at.into(), "contains a NUL byte"))
+/// `at` is only written out when it is needed.
+pub(crate) fn cstr(at: impl Display, bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| Error::config(at.to_string(), "contains a NUL byte"))
 }
 
 fn paths(at: &str, list: &Option<Vec<String>>) -> Result<Vec<CString>> {
     list.iter()
         .flatten()
         .enumerate()
-        .map(|(i, p)| cstr(format!("{at}[{i}]"), p.as_bytes()))
+        .map(|(i, p)| cstr(format_args!("{at}[{i}]"), p.as_bytes()))
         .collect()
 }
 

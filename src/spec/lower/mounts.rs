@@ -7,6 +7,7 @@ use crate::sys::mount as m;
 use crate::{Error, Result};
 use oci_spec::runtime::{Mount, Spec};
 use std::ffi::CString;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -20,12 +21,30 @@ pub(super) fn mounts(
         .as_ref()
         .and_then(|l| l.mount_label().clone())
         .filter(|l| !l.is_empty());
-    spec.mounts()
-        .iter()
-        .flatten()
-        .enumerate()
-        .map(|(i, mount)| step(i, mount, ctx, id_maps, label.as_deref()))
-        .collect()
+    let mut steps = Vec::new();
+    // The files of a driver all have the same options: they are read once.
+    let mut last: Option<(&Mount, Options)> = None;
+    for (i, mount) in spec.mounts().iter().flatten().enumerate() {
+        let same = last.take().filter(|(before, _)| {
+            before.options() == mount.options() && before.typ() == mount.typ()
+        });
+        let (_, options) = last.insert(match same {
+            Some((_, options)) => (mount, options),
+            None => (mount, Options::parse(mount)),
+        });
+        steps.push(step(i, mount, options, ctx, id_maps, label.as_deref())?);
+    }
+    Ok(steps)
+}
+
+/// A member of one mount, written out only in an error.
+#[derive(Clone, Copy)]
+pub(crate) struct Member(pub usize, pub &'static str);
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mounts[{}].{}", self.0, self.1)
+    }
 }
 
 /// What the options of one mount add up to.
@@ -172,12 +191,12 @@ impl Options {
 fn step(
     index: usize,
     mount: &Mount,
+    o: &Options,
     ctx: &Context,
     id_maps: Option<&IdMaps>,
     label: Option<&str>,
 ) -> Result<MountStep> {
-    let at = |field: &str| format!("mounts[{index}].{field}");
-    let o = Options::parse(mount);
+    let at = |field| Member(index, field);
     // A relative destination is deprecated but still taken relative to / (config.md, Mounts).
     let target = Path::new("/").join(mount.destination());
     let typ = mount.typ().as_deref().unwrap_or("");
@@ -198,14 +217,19 @@ fn step(
             .source()
             .as_ref()
             .filter(|s| !s.as_os_str().is_empty())
-            .ok_or_else(|| Error::config(at("source"), "missing: a bind mount needs a source"))?;
+            .ok_or_else(|| {
+                Error::config(
+                    at("source").to_string(),
+                    "missing: a bind mount needs a source",
+                )
+            })?;
         MountWhat::Bind {
             source: cstr(at("source"), ctx.bundle.join(source).as_os_str().as_bytes())?,
             recursive: o.recursive,
         }
     } else if typ.is_empty() || typ == "none" {
         return Err(Error::config(
-            at("type"),
+            at("type").to_string(),
             "missing: needs a file system type, or the option bind, rbind or remount",
         ));
     } else if typ == "cgroup" || typ == "cgroup2" {
@@ -228,7 +252,10 @@ fn step(
             ));
         }
         if o.copy_up && typ != "tmpfs" {
-            return Err(Error::config(at("options"), "tmpcopyup is for tmpfs only"));
+            return Err(Error::config(
+                at("options").to_string(),
+                "tmpcopyup is for tmpfs only",
+            ));
         }
         MountWhat::Fs {
             fstype: cstr(at("type"), typ.as_bytes())?,
@@ -237,23 +264,23 @@ fn step(
         }
     };
     let target = cstr(at("destination"), target.as_os_str().as_bytes())?;
-    under_proc(&at("destination"), &target, &what)?;
+    under_proc(at("destination"), &target, &what)?;
     Ok(MountStep {
         index,
         no_symlinks: matches!(typ, "proc" | "sysfs") && !o.bind,
-        idmap: idmap(&at("options"), mount, &o, id_maps)?,
+        idmap: idmap(at("options"), mount, o, id_maps)?,
         target,
         what,
         set: o.set,
         clr: o.clr,
         rec_set: o.rec_set,
         rec_clr: o.rec_clr,
-        propagation: o.propagation,
+        propagation: o.propagation.clone(),
     })
 }
 
 fn idmap(
-    at: &str,
+    at: Member,
     mount: &Mount,
     o: &Options,
     id_maps: Option<&IdMaps>,
@@ -268,13 +295,13 @@ fn idmap(
     }
     if !o.bind {
         return Err(Error::config(
-            at.to_owned(),
+            at.to_string(),
             "only bind mounts can be id-mapped",
         ));
     }
     if given && (own.uids.is_empty() || own.gids.is_empty()) {
         return Err(Error::config(
-            at.to_owned(),
+            at.to_string(),
             "uidMappings and gidMappings must be given together",
         ));
     }
@@ -283,7 +310,7 @@ fn idmap(
     } else {
         id_maps.cloned().ok_or_else(|| {
             Error::config(
-                at.to_owned(),
+                at.to_string(),
                 "idmap needs uidMappings and gidMappings, or a new user namespace",
             )
         })?
@@ -311,7 +338,7 @@ const PROC_FILES: [&[u8]; 10] = [
 /// A mount over part of /proc could stand in for the files the runtime itself writes
 /// (CVE-2019-16884): only a procfs on /proc, and binds onto a few harmless files, are allowed.
 /// The child checks again by file system type, for targets that reach /proc by another name.
-fn under_proc(at: &str, target: &CString, what: &MountWhat) -> Result<()> {
+fn under_proc(at: Member, target: &CString, what: &MountWhat) -> Result<()> {
     let path = target.as_bytes();
     if path != b"/proc" && !path.starts_with(b"/proc/") {
         return Ok(());
@@ -327,7 +354,7 @@ fn under_proc(at: &str, target: &CString, what: &MountWhat) -> Result<()> {
         return Ok(());
     }
     Err(Error::config(
-        at.to_owned(),
+        at.to_string(),
         format!(
             "{} cannot be mounted over: it is inside /proc",
             target.to_string_lossy()
@@ -361,7 +388,7 @@ mod tests {
             bind_devices: false,
             overlay: None,
         };
-        step(3, &mount, &ctx, None, None)
+        step(3, &mount, &Options::parse(&mount), &ctx, None, None)
     }
 
     #[test]

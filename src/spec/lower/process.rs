@@ -115,7 +115,7 @@ fn strings(at: &str, list: &Option<Vec<String>>) -> Result<Vec<CString>> {
     list.iter()
         .flatten()
         .enumerate()
-        .map(|(i, s)| cstr(format!("{at}[{i}]"), s.as_bytes()))
+        .map(|(i, s)| cstr(format_args!("{at}[{i}]"), s.as_bytes()))
         .collect()
 }
 
