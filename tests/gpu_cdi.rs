@@ -1,11 +1,13 @@
 //! `gpucell cdi` on a driver that isn't there: the file that is written, listed and applied.
 
+mod cdi_schema;
 mod fakes;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use cdi_schema::violations;
 use fakes::Fake;
 use gpucell::nvidia::cdi::{Format, generate, parse};
 use serde_json::{Value, json};
@@ -71,6 +73,32 @@ fn a_split_gpu_is_its_mig_devices() {
     let names: Vec<&str> = spec.devices.iter().map(|d| &*d.name).collect();
     assert_eq!(names, ["0", &Fake::uuid(0), "1:0", "1:1", "all"]);
     assert_eq!(spec.cdi_version, "0.5.0");
+}
+
+#[test]
+fn what_is_generated_holds_against_the_published_schema() {
+    let none: [String; 0] = [];
+    for (gpus, split) in [(1, false), (2, true), (8, false)] {
+        let fake = Fake::new(gpus);
+        if split {
+            fake.mig(1, 3, 0);
+        }
+        let json = text(cdi(&fake, &["generate", "--format", "json"]));
+        assert_eq!(violations(&json), none, "{gpus} GPUs");
+        // The schema, and the tool that reads it, find what is wrong.
+        let mut wrong: Value = serde_json::from_str(&json).unwrap();
+        wrong["containerEdits"]["mounts"][0]["hostPath"] = json!(7);
+        wrong["devices"][0]["containerEdits"]["deviceNodes"][0]["major"] = json!("195");
+        wrong.as_object_mut().unwrap().remove("kind");
+        let found = violations(&wrong.to_string()).join("\n");
+        for place in [
+            "containerEdits/mounts/0/hostPath",
+            "deviceNodes/0/major",
+            "'kind'",
+        ] {
+            assert!(found.contains(place), "{place}: {found}");
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! that isn't there. Its programs and libraries find and load one another, and say that there is no GPU.
 //! Needs root, and the packages (scripts/lib/nvidia-debs).
 
+mod cdi_schema;
 mod cell_support;
 mod fakes;
 mod gpu_support;
@@ -134,6 +135,33 @@ fn debian(host: &Host, readonly: bool) -> Cell {
     ];
     compile("cc", PROBE, &root.join("bin/probe"), &args);
     cell
+}
+
+#[test]
+fn a_cdi_file_of_it_holds_against_the_published_schema() {
+    let host = Host::new();
+    let done = Command::new(support::GPUCELL)
+        .args(["cdi", "generate", "--format", "json"])
+        .env("GPUCELL_CONFIG", host.config())
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{err}");
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(cdi_schema::violations(&text), [""; 0]);
+    let spec: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mounts = spec["containerEdits"]["mounts"].as_array().unwrap();
+    let has = |name: String| {
+        let ends = |m: &serde_json::Value| m["hostPath"].as_str().unwrap().ends_with(&name);
+        mounts.iter().any(ends)
+    };
+    assert!(has(format!("/libcuda.so.{}", host.version)), "{mounts:#?}");
+    assert!(has("/nvidia-smi".to_owned()), "{mounts:#?}");
+    for mount in mounts {
+        let path = Path::new(mount["hostPath"].as_str().unwrap());
+        let real = fs::symlink_metadata(path).unwrap();
+        assert!(!real.is_symlink(), "{}", path.display());
+    }
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub fn check(spec: &Spec) -> Result<Vec<String>> {
         if key.is_empty() {
             return Err(Error::config("annotations", "a key is the empty string"));
         }
-        text(&format!("annotations[{key:?}]"), value)?;
+        text(format_args!("annotations[{key:?}]"), value)?;
     }
     if let Some(l) = spec.linux() {
         linux::check(l, &namespaces, &mut warnings)?;
@@ -124,9 +124,9 @@ fn check_hooks(hooks: &Hooks) -> Result<()> {
     for (name, list) in HOOKS.iter().zip(lists) {
         for (i, hook) in list.iter().flatten().enumerate() {
             let at = |member: &str| format!("hooks.{name}[{i}].{member}");
-            absolute(&at("path"), hook.path())?;
-            texts(&at("args"), hook.args().as_deref())?;
-            texts(&at("env"), hook.env().as_deref())?;
+            absolute(at("path"), hook.path())?;
+            texts(at("args"), hook.args().as_deref())?;
+            texts(at("env"), hook.env().as_deref())?;
             if let Some(seconds) = hook.timeout().filter(|t| *t <= 0) {
                 return Err(Error::config(
                     at("timeout"),

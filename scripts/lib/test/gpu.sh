@@ -7,7 +7,7 @@ part_gpu() {
   need_root "the GPU tests make cells"
   build_tests || return 0
   "$REPO/scripts/bundle" hello
-  need_debs musl-tools strace crun python3
+  need_debs musl-tools strace crun python3 python3-jsonschema
   say "  on this machine, kernel $(uname -r), $([ -e /proc/driver/nvidia/version ] && echo "beside a real driver" || echo "no NVIDIA driver")"
   traces > "$before"
   cd "$REPO"

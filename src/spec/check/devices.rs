@@ -16,7 +16,7 @@ pub(super) fn check(linux: &Linux, warnings: &mut Vec<String>) -> Result<()> {
     let mut seen: HashMap<&std::path::Path, &LinuxDevice> = HashMap::new();
     for (i, d) in devices.iter().enumerate() {
         let at = |member: &str| format!("linux.devices[{i}].{member}");
-        absolute(&at("path"), d.path())?;
+        absolute(at("path"), d.path())?;
         match d.typ() {
             LinuxDeviceType::C | LinuxDeviceType::U | LinuxDeviceType::B => {
                 for (member, n, max) in [

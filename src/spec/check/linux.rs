@@ -26,7 +26,7 @@ pub(super) fn check(
             namespaces.require(at, LinuxNamespaceType::Mount)?;
         }
         for (i, p) in paths.iter().enumerate() {
-            absolute(&format!("{at}[{i}]"), p.as_ref())?;
+            absolute(format_args!("{at}[{i}]"), p.as_ref())?;
         }
     }
     if let Some(propagation) = linux.rootfs_propagation().as_deref() {
@@ -123,8 +123,8 @@ fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
 /// a namespace of the cell's own. runc has the same list.
 fn sysctl(key: &str, value: &str, namespaces: &Namespaces) -> Result<()> {
     let at = || format!("linux.sysctl[{key:?}]");
-    text(&at(), value)?;
-    word(&at(), key)?;
+    text(at(), value)?;
+    word(at(), key)?;
     let name = dotted(key);
     if name.split('.').any(|part| part.is_empty() || part == "/")
         || name.split(['.', '/']).any(str::is_empty)

@@ -37,7 +37,7 @@ impl<'a> Namespaces<'a> {
                 ));
             }
             if let Some(path) = given(ns) {
-                absolute(&format!("linux.namespaces[{i}].path"), path)?;
+                absolute(format_args!("linux.namespaces[{i}].path"), path)?;
             }
         }
         let mappings = |of: fn(&Linux) -> &Option<Vec<LinuxIdMapping>>| {

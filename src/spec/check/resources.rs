@@ -69,14 +69,14 @@ pub(super) fn check(r: &LinuxResources) -> Result<()> {
         }
     }
     for name in r.rdma().iter().flat_map(|m| m.keys()) {
-        word(&format!("{AT}.rdma[{name:?}]"), name)?;
+        word(format_args!("{AT}.rdma[{name:?}]"), name)?;
     }
     for p in r
         .network()
         .iter()
         .flat_map(|n| n.priorities().iter().flatten())
     {
-        word(&format!("{AT}.network.priorities"), p.name())?;
+        word(format_args!("{AT}.network.priorities"), p.name())?;
     }
     for (file, value) in r.unified().iter().flatten() {
         let at = format!("{AT}.unified[{file:?}]");
