@@ -213,7 +213,7 @@ fn words(list: &[&str]) -> Vec<String> {
     list.iter().map(|&w| w.to_owned()).collect()
 }
 
-const COMMANDS: [Attempt; 6] = [
+const COMMANDS: [Attempt; 7] = [
     Attempt {
         name: "create",
         before: &[],
@@ -228,6 +228,11 @@ const COMMANDS: [Attempt; 6] = [
         name: "run",
         before: &[],
         words: |v| words(&["run", "--detach", "--bundle", &v.bundle(), &v.cell.id]),
+    },
+    Attempt {
+        name: "exec",
+        before: &[DETACH],
+        words: |v| words(&["exec", &v.cell.id, "/bin/hello", "true"]),
     },
     Attempt {
         name: "pause",
