@@ -223,14 +223,19 @@ fn a_failing_hook_undoes_the_cell() {
 }
 
 #[test]
-fn a_failing_poststop_hook_is_a_warning() {
-    let mut cell = Cell::new(|c| c["hooks"]["poststop"] = json!([{"path": "/bin/false"}]));
+fn a_failing_poststop_hook_is_a_warning_and_the_rest_run() {
+    let mut cell = Cell::new(|_| {});
+    let dir = cell.bundle.path().parent().unwrap().to_path_buf();
+    cell.edit(|c| {
+        c["hooks"]["poststop"] = json!([{"path": "/bin/false"}, note(&dir, "poststop", "")]);
+    });
     let done = cell.hello(&["exit", "5"]);
     assert_eq!(done.code, 5, "{done:#?}");
     assert!(
         done.err.contains("warning") && done.err.contains("poststop"),
         "{done:#?}"
     );
+    assert_eq!(order(&cell), ["poststop"]);
     cell.nothing_left();
     for (hook, text) in [
         (json!({"path": "relative"}), "hooks.prestart[0].path"),

@@ -296,7 +296,7 @@ impl Undo {
         // The life cycle goes on with deletion (runtime-spec, Lifecycle): what earlier hooks made,
         // a network say, is poststop's to undo.
         if made && let Some(lock) = &self.lock {
-            let _ = super::ops::poststop(lock, &self.saved);
+            super::ops::poststop(lock, &self.saved);
         }
         for dir in &self.saved.remove {
             let _ = fs::remove_dir_all(dir);

@@ -4,6 +4,7 @@ use super::hooks;
 use super::schemata::Schemata;
 use super::status::Status;
 use super::store::{Lock, Saved, Store};
+use crate::plan::HookPlan;
 use crate::sys::clone;
 use crate::{Error, Result};
 use nix::errno::Errno;
@@ -108,36 +109,44 @@ pub fn load_config(lock: &Lock) -> Result<Spec> {
 
 /// Runs the poststart hooks. Reads the configuration only when it may have some.
 pub fn poststart(lock: &Lock, saved: &Saved) -> Result<()> {
-    late_hooks(lock, saved, "poststart", "running")
+    hooks::run(&late_hooks(lock, "poststart")?, saved, "running")
 }
 
-fn late_hooks(lock: &Lock, saved: &Saved, kind: &str, status: &str) -> Result<()> {
+/// The hooks of a kind that runs after the cell was made.
+fn late_hooks(lock: &Lock, kind: &str) -> Result<Vec<HookPlan>> {
     let path = lock.dir().join("config.json");
     let text = match fs::read(&path) {
         Ok(t) => t,
         // A creation cut off before it was written ran no hook.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(Error::step("read", path.display().to_string(), e)),
     };
     // Most configurations have no such hook: looking for its name is cheaper than parsing.
     let key = format!("\"{kind}\"");
     if memchr::memmem::find(&text, key.as_bytes()).is_none() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let spec = crate::spec::load::parse(&text)?.spec;
     let Some(h) = spec.hooks() else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     let list = match kind {
         "poststart" => h.poststart(),
         _ => h.poststop(),
     };
-    hooks::run(&hooks::lowered(kind, list)?, saved, status)
+    hooks::lowered(kind, list)
 }
 
-/// Runs the poststop hooks.
-pub fn poststop(lock: &Lock, saved: &Saved) -> Result<()> {
-    late_hooks(lock, saved, "poststop", "stopped")
+/// Runs the poststop hooks, all of them: one that fails is warned of, and the rest go on as if it had
+/// not (runtime-spec, Lifecycle, step 13).
+pub fn poststop(lock: &Lock, saved: &Saved) {
+    let warn = |e: Error| eprintln!("gpucell: warning: {e}");
+    match late_hooks(lock, "poststop") {
+        Ok(plans) => plans.chunks(1).for_each(|one| {
+            let _ = hooks::run(one, saved, "stopped").map_err(warn);
+        }),
+        Err(e) => warn(e),
+    }
 }
 
 /// Sends a signal to the first process, or to all.
@@ -373,8 +382,7 @@ fn kill_and_wait(saved: &Saved) -> Result<()> {
     Ok(())
 }
 
-/// Removes everything a stopped cell has; poststop hooks run last, and their failure is only
-/// reported (runtime-spec, Lifecycle, step 13).
+/// Removes everything a stopped cell has; poststop hooks run last.
 pub fn destroy(lock: &Lock, saved: &Saved) -> Result<()> {
     saved.cgroup.remove()?;
     super::host_parts::leave_resctrl(&saved.resctrl)?;
@@ -386,10 +394,6 @@ pub fn destroy(lock: &Lock, saved: &Saved) -> Result<()> {
             _ => {}
         }
     }
-    let hooks = poststop(lock, saved);
-    lock.remove()?;
-    if let Err(e) = hooks {
-        eprintln!("gpucell: warning: {e}");
-    }
-    Ok(())
+    poststop(lock, saved);
+    lock.remove()
 }

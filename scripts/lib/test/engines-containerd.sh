@@ -54,9 +54,9 @@ ctr_kill() {
   ctr container rm one
   # All processes, when the pid namespace isn't the container's own.
   c all -d --null-io --with-ns pid:/proc/1/ns/pid -- sh -c 'sleep 2001 & sleep 2002'
-  until_ 20 pgrep -f 'sleep 2001'
+  until_ 20 pgrep -f '[s]leep 2001'
   ctr task kill -a -s KILL all
-  until_ 30 sh -c '! pgrep -f "sleep 200[12]"'
+  until_ 30 sh -c '! pgrep -f "[s]leep 200[12]"'
   ctr task delete all || true
   ctr container rm all
 }
@@ -64,7 +64,7 @@ ctr_kill() {
 ctr_crash() {
   c cr -d --null-io -- sleep 3000
   kill -9 "$(pgrep -f 'containerd-shim-runc-v2 .*-id cr')"
-  until_ 60 sh -c '! pgrep -f "sleep 3000"'
+  until_ 60 sh -c '! pgrep -f "[s]leep 3000"'
   until_ 60 sh -c '! ctr task ls | grep ^cr'
   ctr container rm cr
 }

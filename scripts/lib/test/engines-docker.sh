@@ -214,7 +214,7 @@ docker_crash() {
   shim=$(pgrep -f "containerd-shim-runc-v2 .*-id $id")
   kill -9 "$shim"
   until_ 60 sh -c 'docker inspect -f "{{.State.Status}}" cr | grep -x exited'
-  until_ 60 sh -c "! pgrep -f 'sleep 1000'"
+  until_ 60 sh -c "! pgrep -f '[s]leep 1000'"
   none groups_of "$id"
   docker start cr
   docker exec cr true

@@ -45,7 +45,7 @@ until_() {
 }
 
 # terminal COMMAND...: runs it on a terminal of 40 rows and 120 columns; its output, without what a terminal adds.
-terminal() { script -qefc "stty rows 40 cols 120; $(printf '%q ' "$@")" /dev/null </dev/null | tr -d '\r\0'; }
+terminal() { script -qefc "stty rows 40 cols 120; $(printf '%q ' "$@")" /dev/null </dev/null | sed 's/\r$//; s/^\^@//'; }
 
 # prepare: a GPU driver that isn't there (tests/fakes), and an image with a shell, busybox, Python at Miniconda's place, and useradd.
 prepare() {

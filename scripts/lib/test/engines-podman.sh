@@ -114,7 +114,7 @@ podman_crash() {
   p run -d --name cr base sleep 3000
   kill -9 "$(p inspect -f '{{.State.ConmonPid}}' cr)"
   p rm -f -t 0 cr
-  until_ 30 sh -c '! pgrep -f "sleep 3000"'
+  until_ 30 sh -c '! pgrep -f "[s]leep 3000"'
   p run -d --name cr base sleep 3000
   pid=$(p inspect -f '{{.State.Pid}}' cr)
   kill -9 "$pid"
