@@ -577,7 +577,12 @@ fn updates_and_statistics() {
     // Newer runc has the pressure figures, and so have we; like it we print nothing of what is all zero.
     let events = both.ok("events --stats ID");
     events.same_members(
-        &["/data/cpu/throttling"],
+        &[
+            "/data/cpu/throttling",
+            "/data/memory/cache",
+            "/data/memory/kernel",
+            "/data/blkio/io",
+        ],
         &[
             "/data/cpu/psi",
             "/data/memory/psi",

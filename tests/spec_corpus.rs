@@ -4,6 +4,8 @@
 mod config;
 #[path = "../fuzz/steps/process.rs"]
 mod process;
+#[path = "../fuzz/steps/update.rs"]
+mod update;
 
 /// Runs each input of a corpus; inputs that the fuzzer found have no such prefix: they only have to end.
 fn replay<R: Copy + PartialEq + std::fmt::Debug>(
@@ -43,4 +45,16 @@ fn process() {
     use process::Reached::{Done, Nothing, Parsed};
     let prefixes = [("done", Done), ("parsed", Parsed), ("nothing", Nothing)];
     replay("process", process::run, &prefixes);
+}
+
+#[test]
+fn update() {
+    use update::Reached::{Both, Nothing, One, Read};
+    let prefixes = [
+        ("both", Both),
+        ("one", One),
+        ("read", Read),
+        ("nothing", Nothing),
+    ];
+    replay("update", update::run, &prefixes);
 }

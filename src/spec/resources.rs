@@ -5,6 +5,7 @@
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
+use super::tolerate::tree;
 use super::{check, load};
 use crate::{Error, Result};
 
@@ -12,7 +13,7 @@ use crate::{Error, Result};
 /// same errors.
 ///
 /// # Errors
-/// Not JSON, larger than [`load::MAX_SIZE`], a value of the wrong type, or one that no controller takes.
+/// Not JSON, a property named twice, larger than [`load::MAX_SIZE`], a value of the wrong type, or one that no controller takes.
 pub fn parse(text: &[u8]) -> Result<LinuxResources> {
     if text.len() as u64 > load::MAX_SIZE {
         return Err(Error::msg(format!(
@@ -20,7 +21,7 @@ pub fn parse(text: &[u8]) -> Result<LinuxResources> {
             load::MAX_SIZE >> 20
         )));
     }
-    from_value(serde_json::from_slice(text).map_err(|e| Error::msg(format!("resources: {e}")))?)
+    from_value(tree(text).map_err(|e| Error::msg(format!("resources: {e}")))?)
 }
 
 /// The same of a JSON value.
@@ -31,6 +32,10 @@ pub fn parse(text: &[u8]) -> Result<LinuxResources> {
 /// # Errors
 /// As [`parse`].
 pub fn from_value(value: Value) -> Result<LinuxResources> {
+    // serde would take a list for an object, member by member.
+    if !value.is_object() {
+        return Err(Error::config("linux.resources", "expected an object"));
+    }
     let config = json!({"ociVersion": "1.0.0", "linux": {"resources": value}});
     let spec = load::parse(config.to_string().as_bytes())?.spec;
     let linux = spec.linux().as_ref();
