@@ -46,7 +46,7 @@ docker_terminal() {
   is $'/dev/pts/0\n40 120' terminal docker exec -it term sh -c 'tty; stty size'
   docker rm -f term
   # A terminal that is attached to later: what is typed gets there.
-  d run -dt --name term --stop-signal INT base sh -c 'read -r line; echo "typed $line"; sleep 0.5'
+  d run -dit --name term --stop-signal INT base sh -c 'read -r line; echo "typed $line"; sleep 0.5'
   (sleep 2; echo words) | script -qefc 'docker attach term' /dev/null | tr -d '\r' | grep -x 'typed words'
   docker rm -f term
 }
@@ -57,7 +57,7 @@ docker_exec() {
   is '1 8 x /tmp' docker exec -u 1:8 -e A=x -w /tmp ex sh -c 'echo $(id -u) $(id -g) $A $PWD'
   is '8 mail video' docker exec -u mail ex sh -c 'echo $(id -u) $(id -Gn)'
   ends 9 '' docker exec ex sh -c 'exit 9'
-  ends 127 'executable file not found in \$PATH' docker exec ex nothing
+  ends 126 'executable file not found in \$PATH' docker exec ex nothing
   ends 126 'permission denied' docker exec ex /etc/passwd
   docker exec -d ex touch /made
   until_ 20 docker exec ex test -e /made
