@@ -30,7 +30,7 @@ pub fn make(dir: &Path, program: &Path) -> Result<(), String> {
         move |e: std::io::Error| format!("{what}: {e}")
     };
     let host = dir.join("host");
-    for name in ["minimal", "docker", "gpu", "asks"] {
+    for name in ["minimal", "docker", "gpu", "asks", "asks-one"] {
         let root = dir.join(name).join("rootfs");
         for sub in ["bin", "dev", "proc", "sys", "tmp", "etc", "usr/lib/driver"] {
             fs::create_dir_all(root.join(sub)).map_err(io(&root))?;
@@ -133,6 +133,9 @@ fn json(name: &str, host: &Path) -> String {
     };
     let env = match name {
         "asks" => r#","NVIDIA_VISIBLE_DEVICES=all","NVIDIA_DRIVER_CAPABILITIES=all""#,
+        "asks-one" => {
+            r#","NVIDIA_VISIBLE_DEVICES=0","NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics""#
+        }
         _ => "",
     };
     let hostname = if full { r#""hostname":"bench","# } else { "" };

@@ -3,9 +3,11 @@
 //!
 //!     measure bundles DIR PROGRAM             makes DIR/{minimal,docker,gpu}, running PROGRAM
 //!     measure compare OPTION... NAME=PATH...  times the runtimes; the first is the one that ratios speak of
+//!     measure mounts FILES N DIR              times the kernel showing FILES files, N times, microseconds
 //!     measure floor N PROGRAM...              times plain programs, microseconds of the median for each
 mod bundles;
 mod compare;
+mod mounts;
 mod sample;
 mod stats;
 
@@ -17,8 +19,9 @@ fn main() {
     let result = match words.split_first() {
         Some((&"bundles", [dir, program])) => bundles::make(dir.as_ref(), program.as_ref()),
         Some((&"compare", rest)) => compare::run(rest),
+        Some((&"mounts", [files, n, dir])) => mounts::run(files, n, dir.as_ref()),
         Some((&"floor", [n, programs @ ..])) => floor(n, programs),
-        _ => Err("usage: measure bundles|compare|floor ...".into()),
+        _ => Err("usage: measure bundles|compare|mounts|floor ...".into()),
     };
     if let Err(e) = result {
         eprintln!("measure: {e}");

@@ -265,10 +265,7 @@ pub(super) fn version(host: &Host) -> Result<(String, String)> {
         Err(e) if e.kind() == ErrorKind::NotFound => {
             return Err(Error::unsupported(
                 "NVIDIA driver",
-                format!(
-                    "{}: {e}; the module is not loaded: modprobe nvidia",
-                    path.display()
-                ),
+                format!("{}: {e}; {}", path.display(), without_module(host)),
             ));
         }
         Err(e) => return Err(Error::step("read", path.display().to_string(), e)),
@@ -280,6 +277,23 @@ pub(super) fn version(host: &Host) -> Result<(String, String)> {
             path.display(),
             text.lines().next().unwrap_or_default()
         ))),
+    }
+}
+
+/// Why there is no driver of the kind we know, and what to do. Tegra is told by what NVIDIA's toolkit tells
+/// it by (go-nvlib, `pkg/nvlib/info/property-extractor.go`).
+fn without_module(host: &Host) -> &'static str {
+    let soc = fs::read_to_string(host.sys.join("devices/soc0/family")).unwrap_or_default();
+    if host.dev.join("dxg").exists() {
+        "this is WSL2, whose driver is only reached through a CDI file: nvidia-ctk cdi generate \
+         --mode=wsl, then --device nvidia.com/gpu=all"
+    } else if host.driver_root.join("etc/nv_tegra_release").exists()
+        || soc.to_ascii_lowercase().starts_with("tegra")
+    {
+        "this is a Tegra system, whose driver is only reached through a CDI file: nvidia-ctk cdi \
+         generate --mode=csv, then --device nvidia.com/gpu=all"
+    } else {
+        "the module is not loaded: modprobe nvidia"
     }
 }
 

@@ -106,3 +106,34 @@ fn params() {
     let none = Params::parse("RegistryDwords: \"\"\nDeviceFileMode: x\n");
     assert_eq!((none.mode, none.gid, none.modify), (0o666, 0, true));
 }
+
+#[test]
+fn who_has_another_kind_of_driver_is_told_so() {
+    let rows = [
+        (None, "modprobe nvidia"),
+        (Some(("dev/dxg", "")), "--mode=wsl"),
+        (Some(("etc/nv_tegra_release", "# R36")), "--mode=csv"),
+        (Some(("sys/devices/soc0/family", "Tegra\n")), "--mode=csv"),
+        (
+            Some(("sys/devices/soc0/family", "Snapdragon\n")),
+            "modprobe nvidia",
+        ),
+    ];
+    for (file, words) in rows {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some((path, content)) = file {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        let host = Host {
+            driver_root: dir.path().into(),
+            proc: dir.path().join("proc"),
+            dev: dir.path().join("dev"),
+            sys: dir.path().join("sys"),
+        };
+        let why = Inventory::read(&host).unwrap_err().to_string();
+        assert!(why.contains(words), "{file:?}: {why}");
+        assert!(why.contains("driver/nvidia/version"), "{why}");
+    }
+}

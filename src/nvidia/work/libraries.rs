@@ -2,14 +2,13 @@
 //! file, and the links that SONAMEs ask for.
 
 use super::folders::{self, Binds, Found, Places, is_library};
-use super::{View, file, own, symlink};
+use super::{View, file, own, read, symlink};
+use crate::Result;
 use crate::nvidia::hook::Work;
 use crate::nvidia::ldcache::{CACHE_MAX, Cache, Entry};
 use crate::plan::{How, InRoot};
 use crate::spec::edit::normal;
-use crate::{Error, Result};
 use std::borrow::Cow;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +33,7 @@ pub fn lower(
     list: &[&Path],
     steps: &mut Vec<InRoot>,
 ) -> Result<()> {
-    let old = read(cell, Path::new(CACHE))?;
+    let old = read(cell, Path::new(CACHE), CACHE_MAX)?;
     let base = old.as_deref().and_then(Cache::parse);
     let mut known = Vec::new();
     if let Some(folder) = compat {
@@ -80,19 +79,6 @@ pub fn lower(
         steps.extend(drop_in(cell, &unknown)?);
     }
     Ok(())
-}
-
-/// A whole file of the image; none when there is none, or it is too large to be what it should be.
-fn read(cell: &View, path: &Path) -> Result<Option<Vec<u8>>> {
-    let Some(file) = cell.open(path)? else {
-        return Ok(None);
-    };
-    let len = file.metadata().map_or(0, |m| m.len());
-    let mut bytes = Vec::with_capacity(len.min(CACHE_MAX as u64) as usize + 1);
-    file.take(CACHE_MAX as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| Error::step("read the image's", path.display().to_string(), e))?;
-    Ok((bytes.len() <= CACHE_MAX).then_some(bytes))
 }
 
 /// The cache has libraries of this folder.
@@ -243,7 +229,7 @@ fn musl_loader() -> &'static str {
 /// or newlines (ldso/dynlink.c, path_open).
 fn musl_path(cell: &View, loader: &str, folders: &[PathBuf]) -> Result<Option<InRoot>> {
     let path = format!("/etc/{loader}.path");
-    let old = read(cell, Path::new(&path))?.filter(|text| !text.is_empty());
+    let old = read(cell, Path::new(&path), CACHE_MAX)?.filter(|text| !text.is_empty());
     let mut text = old.unwrap_or_else(|| MUSL_DEFAULT.into());
     let mut changed = false;
     for folder in folders {

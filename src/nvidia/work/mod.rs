@@ -28,6 +28,8 @@ use std::path::{Path, PathBuf};
 
 /// The largest params file read; the driver's has 1.5 KiB.
 const PARAMS_MAX: u64 = 64 << 10;
+/// The largest application profile read; ours has 250 bytes.
+const PROFILE_MAX: usize = 64 << 10;
 /// Where the driver shows itself in the cell.
 const DRIVER: &str = "/proc/driver/nvidia";
 
@@ -144,6 +146,19 @@ fn file(cell: &View, at: &str, content: Vec<u8>) -> Result<InRoot> {
     })
 }
 
+/// A whole file of the image; none when there is none, or it is too large to be what it should be.
+fn read(cell: &View, path: &Path, max: usize) -> Result<Option<Vec<u8>>> {
+    let Some(file) = cell.open(path)? else {
+        return Ok(None);
+    };
+    let len = file.metadata().map_or(0, |m| m.len());
+    let mut bytes = Vec::with_capacity(len.min(max as u64) as usize + 1);
+    file.take(max as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::step("read the image's", path.display().to_string(), e))?;
+    Ok((bytes.len() <= max).then_some(bytes))
+}
+
 /// The host's params with `ModifyDeviceFiles: 0`, so that nvidia-modprobe in the cell makes no nodes.
 /// Nothing to do without the driver, or when it says so already.
 fn keep_device_nodes(cell: &View) -> Result<Option<InRoot>> {
@@ -195,9 +210,15 @@ fn application_profile(cell: &View) -> Result<Option<InRoot>> {
         .filter(|d| number(d.path()).is_some())
         .filter_map(|d| u32::try_from(d.minor()).ok())
         .chain(mounts.iter().filter_map(|m| number(m.destination())));
-    hook::application_profile(minors)
-        .map(|text| file(cell, hook::PROFILE_PATH, text.into_bytes()))
-        .transpose()
+    let Some(text) = hook::application_profile(minors) else {
+        return Ok(None);
+    };
+    // A bundle run in place has it from last time, and replacing a file waits for its disk.
+    let old = read(cell, Path::new(hook::PROFILE_PATH), PROFILE_MAX)?;
+    if old.as_deref() == Some(text.as_bytes()) {
+        return Ok(None);
+    }
+    file(cell, hook::PROFILE_PATH, text.into_bytes()).map(Some)
 }
 
 impl<'a> View<'a> {

@@ -103,7 +103,8 @@ fn the_profile_shows_the_cells_gpus() {
             {"path":"/dev/nvidia1","type":"c","major":195,"minor":1},
             {"path":"/dev/nvidiactl","type":"c","major":195,"minor":255},
             {"path":"/dev/nvidia-uvm","type":"c","major":511,"minor":0}]}}"#;
-    let got = Image::new(spec).lower(&[Work::ApplicationProfile]);
+    let image = Image::new(spec);
+    let got = image.lower(&[Work::ApplicationProfile]);
     let [
         InRoot::File {
             at, content, how, ..
@@ -118,6 +119,12 @@ fn the_profile_shows_the_cells_gpus() {
         *content,
         hook::application_profile([1, 3]).unwrap().into_bytes()
     );
+    // One for other GPUs is replaced, the same one is left alone.
+    let there = format!("root{}", hook::PROFILE_PATH);
+    image.put(&there, hook::application_profile([1]).unwrap().as_bytes());
+    assert_eq!(image.lower(&[Work::ApplicationProfile]), got);
+    image.put(&there, content);
+    assert_eq!(image.lower(&[Work::ApplicationProfile]), []);
     assert_eq!(Image::new(PLAIN).lower(&[Work::ApplicationProfile]), []);
 }
 
