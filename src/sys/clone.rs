@@ -54,6 +54,8 @@ pub struct Child {
 ///
 /// Errors: as clone3(2).
 pub fn clone3(args: &Clone3, child: impl FnOnce() -> i32) -> Sys<Child> {
+    // From a caller that ignores SIGCHLD it is inherited, and then no child could be waited for (wait(2)).
+    super::misc::reset_sigchld();
     match raw_clone3(args) {
         Err(Errno::ENOSYS) => {}
         Ok(None) => exit_now(child()),

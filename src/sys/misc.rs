@@ -269,6 +269,12 @@ pub fn reset_sigpipe() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
+/// Default disposition for SIGCHLD.
+pub fn reset_sigchld() {
+    // SAFETY: SIG_DFL is a valid disposition.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// signalfd(2) for all signals, close-on-exec, non-blocking.
 pub fn signalfd_all() -> Sys<OwnedFd> {
     // SAFETY: the set is valid.

@@ -184,6 +184,34 @@ fn signals_go_to_the_program() {
     assert_eq!(live.cell.status(), "running");
 }
 
+/// A caller that ignores SIGCHLD, which its children inherit: the kernel would take their dead ones away.
+#[test]
+fn a_caller_that_ignores_its_children() {
+    use std::os::unix::process::CommandExt;
+    let ignoring = |command: &mut std::process::Command| {
+        // SAFETY: signal(2) alone is called between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+                Ok(())
+            });
+        }
+    };
+    let live = Live::new(|_| {});
+    for flags in [&[][..], &["-d"]] {
+        let mut command = live.command(flags, &["/bin/hello", "exit", "7"]);
+        ignoring(&mut command);
+        let want = if flags.is_empty() { 7 } else { 0 };
+        let done = outcome(&mut command);
+        assert_eq!((done.code, done.err.as_str()), (want, ""), "{flags:?}");
+    }
+    let mut cell = Cell::new(|_| {});
+    cell.words(&["exit", "7"]);
+    let mut command = cell.making("run", &[]);
+    ignoring(&mut command);
+    assert_eq!(outcome(&mut command).code, 7);
+}
+
 /// What is detached outlives the command, and ends with the cell.
 #[test]
 fn detached_programs_end_with_the_cell() {
