@@ -29,6 +29,8 @@ pub struct Init<'a> {
     pub join_files: &'a [CString],
     /// Unshare the cgroup namespace only after joining (v1 and hybrid hosts).
     pub late_cgroup_ns: bool,
+    /// The parent has it moved into its group before GO (see `Cgroup::move_in`).
+    pub moved: bool,
     /// Namespaces the child joins itself: descriptor, kind, index in the Plan.
     pub join: &'a [(OwnedFd, Kind, usize)],
     /// Mount sources opened by the parent.
@@ -136,6 +138,9 @@ fn prepare<'a>(
     if in_userns {
         // The maps are written, and the limits that only the parent may set.
         await_go(init, host_pid)?;
+        if init.moved && plan.namespaces.makes(Kind::Cgroup) {
+            clone::unshare(libc::CLONE_NEWCGROUP).at(Stage::Unshare, 0)?;
+        }
         become_root().at(Stage::UserNamespace, 0)?;
     }
     keyring(p)?;

@@ -118,7 +118,7 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
     if !rootfs.is_dir() {
         return Err(Error::config("root.path", "is not a directory"));
     }
-    let rootless = !nix::unistd::geteuid().is_root();
+    let rootless = !crate::sys::cred::host_root();
     let linux = spec.linux().as_ref();
     let cgroup = cgroup::plan(&cgroup::Request {
         id: &opts.id,
@@ -150,7 +150,7 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
         warnings.extend(s.warnings.iter().cloned());
     }
     view::refuse(spec, &plan)?;
-    let view = view::cgroup_view(&plan, &cgroup)?;
+    let view = view::cgroup_view(&plan, &cgroup, rootless)?;
     let parent_mount = view::parent_mount(&plan)?;
     Ok(Prepared {
         plan,
@@ -200,9 +200,10 @@ pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Ma
             _ => e,
         }
     })?;
-    if nix::unistd::geteuid().is_root() {
+    let root = nix::unistd::geteuid().is_root();
+    if root && (prepared.plan.id_maps.is_none() || crate::sys::cred::host_root()) {
         // Nobody in a pid namespace that the child joins may look into it or its descriptors.
-        // exec takes it back for the program. Without root the id maps could not be written.
+        // exec takes it back for the program. Without the host's root the id maps could not be written.
         crate::sys::cred::set_dumpable(false)
             .map_err(|e| Error::step("protect", "the runtime's memory", e))?;
     }
@@ -408,12 +409,13 @@ fn make(
             .and_then(|c| c.1.as_ref())
             .map_or(parent.as_raw_fd(), |c| c.as_raw_fd()),
     ];
-    let init = Init {
+    let mut init = Init {
         plan,
         sock: child_end.as_fd(),
         close: &close,
         join_files: cgroup.join_files(),
         late_cgroup_ns: cgroup.cgroup_ns_late(),
+        moved: false,
         join: &joins.child,
         trees: &trees,
         cgroup: &p.view,
@@ -427,8 +429,19 @@ fn make(
         create_hooks: &create_hooks,
         start_hooks: &start_hooks,
     };
-    let child = spawn::spawn(plan, joins, cgroup.clone_fd(), &init, &argv, &mut envp)?;
-    let entered = cgroup.entered();
+    let born = spawn::spawn(plan, joins, cgroup.clone_fd(), &init, &argv, &mut envp);
+    let child = match born {
+        Err(e) if e.errno() == Some(libc::EACCES) && in_userns && cgroup.state().can_move() => {
+            init.moved = true;
+            spawn::spawn(plan, joins, None, &init, &argv, &mut envp)?
+        }
+        other => other?,
+    };
+    let moved = match init.moved {
+        true => cgroup.state().move_in(child.pid),
+        false => Ok(()),
+    };
+    let entered = moved.and_then(|()| cgroup.entered());
     // Ours to close, or the child's end would never read as closed.
     drop(child_end);
     drop(fifos);

@@ -269,15 +269,3 @@ fn peers(mount: &MountInfo) -> Option<u32> {
         _ => None,
     })
 }
-
-/// Whether this process is root of the machine, and not of a user namespace (user_namespaces(7): the
-/// first one maps every id to itself).
-///
-/// # Errors
-/// /proc/self/uid_map can't be read.
-pub fn host_root() -> Result<bool> {
-    let path = "/proc/self/uid_map";
-    let text = fs::read_to_string(path).map_err(|e| Error::step("read", path, e))?;
-    let fields: Vec<&str> = text.split_ascii_whitespace().collect();
-    Ok(nix::unistd::geteuid().is_root() && fields == ["0", "0", "4294967295"])
-}

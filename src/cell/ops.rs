@@ -226,7 +226,7 @@ pub fn resume(store: &Store, id: &str) -> Result<()> {
 pub fn processes(store: &Store, id: &str) -> Result<Vec<i32>> {
     let saved = store.load(id)?;
     let mut pids = saved.cgroup.procs(true)?;
-    if saved.cgroup.mode.is_none() && saved.alive() {
+    if pids.is_empty() && saved.alive() {
         pids = saved.namespace_procs();
     }
     pids.sort_unstable();

@@ -65,7 +65,7 @@ pub fn spawn(
     envp: &mut CArray,
 ) -> Result<Child> {
     let mut flags = plan.namespaces.new & !(Kind::Time as u64);
-    if init.late_cgroup_ns {
+    if init.late_cgroup_ns || init.moved {
         flags &= !(Kind::Cgroup as u64);
     }
     let fail = |e: Errno| Error::step("clone", format!("the cell (flags {flags:#x})"), e);

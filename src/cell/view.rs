@@ -93,7 +93,10 @@ fn host_net_sysctls(plan: &Plan) -> Result<()> {
 const KINDS: [Kind; 2] = [Kind::User, Kind::Time];
 
 /// What `cgroup` mounts of the Plan show on this host.
-pub fn cgroup_view(plan: &Plan, cgroup: &CgroupPlan) -> Result<CgroupView> {
+///
+/// Without a cgroup namespace that is the host's whole tree. A user's cell gets it read-only: the groups that are delegated
+/// to its user are not the cell's to change (CVE-2023-25809).
+pub fn cgroup_view(plan: &Plan, cgroup: &CgroupPlan, rootless: bool) -> Result<CgroupView> {
     if !plan.mounts.iter().any(|m| m.what == MountWhat::Cgroup) {
         return Ok(CgroupView::None);
     }
@@ -107,6 +110,7 @@ pub fn cgroup_view(plan: &Plan, cgroup: &CgroupPlan) -> Result<CgroupView> {
         return Ok(CgroupView::V2 {
             host: c_path(Path::new(crate::cgroup::MOUNT))?,
             namespace,
+            read_only: rootless && !namespace,
         });
     }
     v1_view(&cgroup.saved(), namespace)

@@ -126,12 +126,35 @@ impl CgroupPlan {
         self.state.rootless && matches!(e.errno(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
     }
 
+    /// Names the first limit that can't be had.
+    fn no_delegation(&self, group: &Group, e: Error) -> Error {
+        let why = e.errno().map(io::Error::from_raw_os_error);
+        let what = match self
+            .v2_writes
+            .iter()
+            .chain(self.v1_writes.iter().flatten())
+            .next()
+        {
+            Some(w) => format!("the limit {}={}", w.file, w.value),
+            None => "limiting this cell".to_owned(),
+        };
+        Error::unsupported(
+            what,
+            format!(
+                "cgroup {} can't be made ({}): no group is delegated to this user; run under \
+                 `systemd-run --user --scope -p Delegate=yes`, or with --cgroup-manager systemd",
+                group.full_path(),
+                why.map_or_else(|| e.to_string(), |w| w.to_string())
+            ),
+        )
+    }
+
     fn make_v2(&self, group: &Group, made: &mut CgroupState) -> Result<Option<Dir>> {
         let mount = open_mount(group)?;
         let mut ours = || made.v2 = Some(group.clone());
         let dir = match make_group(&mount, group, &mut ours) {
             Err(e) if self.may_lack(&e, self.has_limits()) => return Ok(None),
-            Err(e) if self.refused(&e) => return Err(no_delegation(group, e)),
+            Err(e) if self.refused(&e) => return Err(self.no_delegation(group, e)),
             other => other?,
         };
         self.furnish(&mount, group, &dir)?;
@@ -213,19 +236,6 @@ impl CgroupPlan {
 
 fn open_mount(group: &Group) -> Result<Dir> {
     Dir::open(&group.mount).map_err(|e| Error::step("open cgroup mount", group.mount.as_str(), e))
-}
-
-fn no_delegation(group: &Group, e: Error) -> Error {
-    let why = e.errno().map(io::Error::from_raw_os_error);
-    Error::unsupported(
-        "limiting this cell",
-        format!(
-            "cgroup {} can't be made ({}): no group is delegated to this user; run under \
-             `systemd-run --user --scope -p Delegate=yes`",
-            group.full_path(),
-            why.map_or_else(|| e.to_string(), |w| w.to_string())
-        ),
-    )
 }
 
 /// Makes the group, and those above it as needed. A group that is there already is used if it

@@ -67,6 +67,23 @@ impl CgroupState {
         }
     }
 
+    /// Whether systemd can be asked to move a process into the group.
+    pub fn can_move(&self) -> bool {
+        self.rootless && self.scope.is_some()
+    }
+
+    /// Has systemd move a process into the group. For a user whose own processes are elsewhere (an ssh session): the kernel
+    /// lets him clone into no group that isn't below a common one of his, but the user's systemd may ask the system's.
+    ///
+    /// # Errors
+    /// systemd can't be reached, or refuses.
+    pub fn move_in(&self, pid: i32) -> Result<()> {
+        match &self.scope {
+            Some(scope) => scope.attach(pid),
+            None => Err(Error::msg("no unit to move a process into")),
+        }
+    }
+
     fn no_such(&self, sub: &SubGroup) -> Error {
         let why = match &sub.controller {
             Some(c) if self.v1.is_empty() && self.v2.is_some() => {

@@ -43,7 +43,7 @@ pub use live::allow_devices;
 pub use oom::{OomInfo, hopeless, too_low};
 pub use oom_watch::OomWatch;
 pub use path::SystemdPath;
-pub use plan::{CgroupPlan, Driver, Request, plan, plan_on};
+pub use plan::{CgroupPlan, Driver, NO_FILTER, Request, plan, plan_on};
 pub use state::{CgroupState, Group};
 pub use stats::{Stats, is_gone};
 pub use systemd::Scope;

@@ -74,6 +74,9 @@ const V1_ALWAYS: [&str; 9] = [
 /// Those joined only where there is no v2 hierarchy to do the same.
 const V1_ALONE: [&str; 3] = ["freezer", "devices", "name=systemd"];
 
+/// What is said of a device list that can't be had.
+pub const NO_FILTER: &str = "linux.resources.devices is dropped: a rootless cell can load no device filter (and can make no device nodes)";
+
 /// Decides on groups, writes and the device filter.
 ///
 /// # Errors
@@ -263,11 +266,7 @@ impl CgroupPlan {
         }
         if req.rootless {
             if res.devices().as_ref().is_some_and(|d| !d.is_empty()) {
-                self.warnings.push(
-                    "linux.resources.devices is dropped: a rootless cell can load no device \
-                     filter (and can make no device nodes)"
-                        .into(),
-                );
+                self.warnings.push(NO_FILTER.into());
             }
             return Ok(());
         }

@@ -331,6 +331,10 @@ impl CgroupState {
         match group {
             Some(g) => match g.open()? {
                 Some(dir) => Ok((dir, g.is_v2())),
+                None if self.rootless => Err(Error::unsupported(
+                    "freezing this cell",
+                    "it has no cgroup: none is delegated to its user",
+                )),
                 None => Err(Error::step(
                     "open cgroup",
                     g.full_path(),

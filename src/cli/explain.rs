@@ -70,6 +70,11 @@ impl Explain {
         let (mut high, spec) = resolve(&set, flags, &bundle, &ctx, Vec::new(), None)?;
         high.warnings.splice(0..0, bundle.warnings);
         high.warnings.extend(check::check(&spec)?);
+        let res = spec.linux().as_ref().and_then(|l| l.resources().as_ref());
+        let devices = res.and_then(|r| r.devices().as_ref());
+        if devices.is_some_and(|d| !d.is_empty()) && !crate::sys::cred::host_root() {
+            high.warnings.push(crate::cgroup::NO_FILTER.to_owned());
+        }
         let config = out::stable(&spec)?;
         out::print(&match self.format {
             Format::Text => text(&high, &config)?,

@@ -125,7 +125,7 @@ fn gpus(
     let cell = inject::Cell {
         rootfs: &bundle.rootfs,
         state,
-        rootless: !nix::unistd::geteuid().is_root(),
+        rootless: !crate::sys::cred::host_root(),
     };
     let mut found = inject::edits(spec, wish, &cell)?;
     edit::apply(spec, &found.edits)?;

@@ -79,7 +79,7 @@ fn gpus(globals: &Globals, spec: &mut Spec, bundle: &Path) -> Result<(bool, Opti
     let cell = inject::Cell {
         rootfs: &bundle.join(root.path()),
         state: Some(store.root()),
-        rootless: !nix::unistd::geteuid().is_root(),
+        rootless: !crate::sys::cred::host_root(),
     };
     let found = inject::edits(spec, wish, &cell)?;
     log::warnings(globals, &found.warnings);

@@ -94,7 +94,11 @@ impl Globals {
 }
 
 fn default_root() -> PathBuf {
-    if nix::unistd::geteuid().is_root() {
+    // As runc: root of a user namespace keeps its cells where its user does (podman), unless it is root by name (a
+    // system of its own in a container).
+    let by_name = || std::env::var_os("USER").is_some_and(|u| u == "root");
+    let root = nix::unistd::geteuid().is_root();
+    if root && (by_name() || crate::sys::cred::host_root()) {
         return PathBuf::from("/run/gpucell");
     }
     match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {

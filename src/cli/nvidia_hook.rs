@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Hook;
 
-use crate::cell::live::{Inside, Waiting, host_root};
+use crate::cell::live::{Inside, Waiting};
 use crate::cgroup;
 use crate::nvidia::hook::Work;
 use crate::nvidia::live::{self, Container, State, View};
+use crate::sys::cred::host_root;
 use crate::{Error, Result};
 
 const USAGE: &str = "\
@@ -127,7 +128,7 @@ impl Flags {
         let container = Container::load(&state.bundle)?;
         let pid = state.process()?;
         let waiting = Waiting::open(pid)?;
-        let rootless = !host_root()?;
+        let rootless = !host_root();
         let view = View {
             config: self.config.as_deref(),
             state: &super::default_root(),

@@ -26,6 +26,8 @@ pub enum CgroupView {
         host: CString,
         /// The cell has its own cgroup namespace.
         namespace: bool,
+        /// Whatever the mount's options say.
+        read_only: bool,
     },
     /// A tmpfs with one directory per v1 hierarchy.
     V1(Vec<V1Mount>),
@@ -347,14 +349,22 @@ fn remount(root: BorrowedFd, step: &MountStep, i: usize, params: &Params) -> Ste
 
 fn cgroups(root: BorrowedFd, step: &MountStep, i: usize, view: &CgroupView) -> Step {
     match view {
-        CgroupView::V2 { host, namespace } => {
+        CgroupView::V2 {
+            host,
+            namespace,
+            read_only,
+        } => {
             let tree = if *namespace {
                 make_fs(c"cgroup2", &[], step.set, i)?
             } else {
                 let tree = clone_source(host, true).at(Stage::MountCgroup, i)?;
+                let ro = match read_only {
+                    true => libc::MOUNT_ATTR_RDONLY,
+                    false => 0,
+                };
                 let attr = MountAttr {
-                    set: step.set,
-                    clr: step.clr,
+                    set: step.set | ro,
+                    clr: step.clr & !ro,
                     propagation: libc::MS_PRIVATE,
                     ..MountAttr::default()
                 };

@@ -15,7 +15,7 @@ use crate::sys::clone::{self, Clone3};
 use crate::sys::misc::{self, CArray};
 use crate::sys::{cred, fd, socket};
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// What both are given, all built before clone3.
 #[derive(Clone, Copy)]
@@ -34,6 +34,8 @@ pub struct Joiner<'a> {
     pub console: Option<BorrowedFd<'a>>,
     /// v1 `tasks` files to join.
     pub join_files: &'a [CString],
+    /// A pipe on which to wait until the parent has had this process moved into the cell's group: its ends.
+    pub hold: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
     /// Descriptors 3.. that the program inherits.
     pub preserve_fds: u32,
 }
@@ -64,6 +66,14 @@ fn join(joiner: &Joiner) -> Step {
     let plan = joiner.plan;
     let p = &plan.process;
     clone::set_pdeathsig(libc::SIGKILL).at(Stage::Prepare, 0)?;
+    if let Some((hold, release)) = joiner.hold {
+        // Or it would not end with the parent.
+        let raw = release.as_raw_fd() as u32;
+        fd::close_range(raw, raw).at(Stage::Prepare, 0)?;
+        if fd::read(hold, &mut [0]).at(Stage::Sync, 0)? == 0 {
+            clone::exit_now(1);
+        }
+    }
     join_tasks(joiner.join_files)?;
     // Through the host's procfs, and with the host's privileges, while both are there. The labels are for
     // the next exec, and a child has them from its parent.

@@ -23,7 +23,7 @@ use crate::spec::load;
 use crate::spec::lower::exec::{Changes, Context, Source, UserIds, lower};
 use crate::sys::clone::{self, Child};
 use crate::sys::misc::{self, CArray};
-use crate::sys::{cred, fd, socket};
+use crate::sys::{cred, fd, pipe, socket};
 use crate::{Error, Result};
 use child::Joiner;
 use nix::errno::Errno;
@@ -249,7 +249,7 @@ fn start(saved: &Saved, target: &Target, plan: &ExecPlan, opts: &ExecOptions) ->
     // Nobody who sees this process or its children may look into them, from their birth on. exec takes it
     // back for the program. (Without root the child does it, for it must first write to files of its own
     // in /proc that this makes root's.)
-    if nix::unistd::geteuid().is_root() {
+    if cred::host_root() {
         cred::set_dumpable(false).map_err(|e| Error::step("protect", "the runtime's memory", e))?;
     }
     let mut joiner = Joiner {
@@ -260,6 +260,7 @@ fn start(saved: &Saved, target: &Target, plan: &ExecPlan, opts: &ExecOptions) ->
         sock: child_end.as_fd(),
         console: console.as_ref().map(AsFd::as_fd),
         join_files: entry.join_files(),
+        hold: None,
         preserve_fds: opts.preserve_fds,
     };
     let mut clone = |cgroup, joiner: &Joiner| {
@@ -278,6 +279,21 @@ fn start(saved: &Saved, target: &Target, plan: &ExecPlan, opts: &ExecOptions) ->
                     clone(beside.clone_fd(), &joiner)
                 }
             }
+        }
+        // A user's scope, and this process is elsewhere: systemd moves it, which waits for that.
+        Err(Errno::EACCES) if plan.groups.is_empty() && saved.cgroup.can_move() => {
+            let (hold, release) = pipe::pair().map_err(|e| Error::step("make", "pipe", e))?;
+            joiner.hold = Some((hold.as_fd(), release.as_fd()));
+            let made = clone(None, &joiner).map_err(|e| cant_join(saved, e))?;
+            let pid = made.pid;
+            let mut held = HalfMade {
+                between: Some(made),
+                child: None,
+            };
+            saved.cgroup.move_in(pid)?;
+            fd::write_all(release.as_fd(), b"0")
+                .map_err(|e| Error::step("release", "a process in the cell", e))?;
+            held.between.take().ok_or(Errno::ECHILD)
         }
         other => other,
     };

@@ -292,6 +292,13 @@ impl Bus {
         self.manager("SetUnitProperties", &body).map(drop)
     }
 
+    /// AttachProcessesToUnit, to the unit's own group.
+    pub fn attach(&mut self, unit: &str, pid: u32) -> Answer<()> {
+        let pids = Value::Array("u".into(), vec![Value::U32(pid)]);
+        let body = [Value::text(unit), Value::text("/"), pids];
+        self.manager("AttachProcessesToUnit", &body).map(drop)
+    }
+
     /// The cgroup of a scope, below the mount; empty when it has none.
     pub fn scope_cgroup(&mut self, unit: &str) -> Answer<String> {
         let m = self.manager("GetUnit", &[Value::text(unit)])?;

@@ -137,6 +137,18 @@ impl Scope {
             .map_err(|e| e.at("set properties of unit", unit))
     }
 
+    /// Moves a process into the unit's group.
+    ///
+    /// # Errors
+    /// systemd can't be reached, or refuses.
+    pub(super) fn attach(&self, pid: i32) -> Result<()> {
+        let unit = self.unit.as_str();
+        let number = u32::try_from(pid).map_err(|_| Error::msg("a negative pid"))?;
+        Bus::connect(self.user)?
+            .attach(unit, number)
+            .map_err(|e| e.at("move a process into unit", unit))
+    }
+
     /// Ends the unit, whose processes are dead already. `path` is the cell's group: a unit of the same name with
     /// another one is not ours. One that is gone is no error.
     ///
