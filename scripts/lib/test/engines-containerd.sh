@@ -18,12 +18,19 @@ ctr_run() {
   is hello c one --rm -- echo hello
   ends 7 '' c one --rm -- sh -c 'exit 7'
   ends 1 'executable file not found in \$PATH' c one --rm -- nothing
-  is "67108864 50000 100000 8" c one --rm --memory-limit 67108864 --cpus 0.5 --user mail -- sh -c 'echo $(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max) $(id -u)'
+  is 8 c one --rm --user mail -- id -u
+  c lim -d --null-io --memory-limit 67108864 --cpus 0.5 -- sleep 1000
+  is '67108864 50000 100000' sh -c 'cd /sys/fs/cgroup/default/lim; echo $(cat memory.max cpu.max)'
+  ctr task rm -f lim
+  ctr container rm lim
   is "$(readlink /proc/1/ns/net)" c one --rm --net-host -- readlink /proc/self/ns/net
   ends 0 '^pts' sh -c "script -qefc 'ctr run --rm -t --runc-binary $GPUCELL $BASE one sh -c \"tty | cut -c6-\"' /dev/null </dev/null | tr -d '\r'"
   # systemd's driver: the group is named slice:prefix:name.
-  is '/system.slice/cri-two.scope' c two --rm --runc-systemd-cgroup --cgroup system.slice:cri:two --cgroupns host -- sh -c 'cut -d: -f3 /proc/self/cgroup' ||
-    is '0::/' c two --rm --runc-systemd-cgroup --cgroup system.slice:cri:two -- cat /proc/self/cgroup
+  c two -d --null-io --runc-systemd-cgroup --cgroup system.slice:cri:two -- sleep 1000
+  is active systemctl is-active cri-two.scope
+  is "$(pgrep -f '^sleep 1000')" cat /sys/fs/cgroup/system.slice/cri-two.scope/cgroup.procs
+  ctr task rm -f two
+  ctr container rm two
 }
 
 ctr_exec() {
@@ -50,7 +57,7 @@ ctr_metrics() {
 ctr_kill() {
   ctr task kill -s KILL one
   until_ 30 sh -c "ctr task ls | grep '^one .*STOPPED'"
-  ends 137 '' ctr task delete one
+  ends 0 'exit code 137' ctr task delete one
   ctr container rm one
   # All processes, when the pid namespace isn't the container's own.
   c all -d --null-io --with-ns pid:/proc/1/ns/pid -- sh -c 'sleep 2001 & sleep 2002'

@@ -207,14 +207,14 @@ docker_pause() {
 }
 
 docker_crash() {
-  local id shim
+  local id pid shim
   # The runtime's caller dies: dockerd cleans up by the state alone.
   d run -d --name cr base sleep 1000
-  id=$(docker inspect -f '{{.Id}}' cr)
+  read -r id pid < <(docker inspect -f '{{.Id}} {{.State.Pid}}' cr)
   shim=$(pgrep -f "containerd-shim-runc-v2 .*-id $id")
   kill -9 "$shim"
   until_ 60 sh -c 'docker inspect -f "{{.State.Status}}" cr | grep -x exited'
-  until_ 60 sh -c "! pgrep -f '[s]leep 1000'"
+  until_ 60 test ! -e "/proc/$pid"
   none groups_of "$id"
   docker start cr
   docker exec cr true
