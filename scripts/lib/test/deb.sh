@@ -14,15 +14,18 @@ part_deb() {
   trap '"$REPO/scripts/vm" stop' EXIT
   "$REPO/scripts/vm" put "$deb" "$REPO/bundles/hello" /root
   deb=/root/${deb##*/}
-  # All that a package or a set-up could have left. dpkg's own books change.
-  guest 'list() { find /etc /usr /opt /run/gpucell /var/lib -path /var/lib/dpkg -prune -o -path "/var/lib/docker*" -prune -o \
+  # All that a package or a set-up could have left. dpkg's own books change; /run is the cells'.
+  guest 'list() { find /etc /usr /opt /var/lib -path /var/lib/dpkg -prune -o -path "/var/lib/docker*" -prune -o \
       -path "/var/lib/containerd*" -prune -o -print 2>/dev/null | sort; }; declare -f list > /root/list; list > /root/before'
-  check install guest "dpkg -i $deb && gpucell --version && [ -f /usr/share/man/man1/gpucell-setup.1.gz ] &&
-    [ -s /usr/share/bash-completion/completions/gpucell ] && [ -f /usr/share/doc/gpucell/copyright ]"
+  # The machine's dpkg unpacks no manuals and documentation: its list of the package has them.
+  check install guest "dpkg -i $deb && gpucell --version && gpucell completions bash | cmp - /usr/share/bash-completion/completions/gpucell &&
+    for f in man/man1/gpucell-setup.1.gz man/man1/gpucell.1.gz doc/gpucell/copyright doc/gpucell/docs/oci.md; do
+      dpkg -L gpucell | grep -qx /usr/share/\$f || exit 1
+    done"
   check run guest 'cd /root/hello && gpucell exec ./ | grep -q "hello from a cell"'
   check docker guest 'gpucell setup docker && systemctl restart docker && cd /root/hello/rootfs && tar -c . | docker import - hello &&
     docker run --rm --runtime gpucell --network none hello /bin/hello print "docker hello" | grep -q "docker hello" &&
-    gpucell setup docker --remove && systemctl restart docker && ! docker info | grep -q gpucell'
+    gpucell setup docker --remove && systemctl restart docker && ! docker info -f "{{json .Runtimes}}" | grep -q gpucell'
   check remove guest 'dpkg -r gpucell && ! command -v gpucell && . /root/list && new=$(list | comm -13 /root/before -) && echo "$new" && [ -z "$new" ]'
   guest_stop
 }
