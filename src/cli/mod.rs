@@ -46,7 +46,7 @@ use std::path::PathBuf;
 /// Global flags: runc's, and `-v`.
 #[derive(Debug, Clone, Args)]
 pub struct Globals {
-    /// Directory for the state of cells [default: /run/gpucell, or $XDG_RUNTIME_DIR/gpucell]
+    /// State of cells [default: /run/gpucell or $XDG_RUNTIME_DIR/gpucell]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
     /// Write errors and warnings to this file too
@@ -65,7 +65,7 @@ pub struct Globals {
     #[arg(long)]
     pub systemd_cgroup: bool,
     /// Who makes the cgroups: cgroupfs, systemd or disabled
-    #[arg(long, value_name = "MANAGER", value_parser = ["cgroupfs", "systemd", "disabled"])]
+    #[arg(long, value_name = "MANAGER", value_parser = ["cgroupfs", "systemd", "disabled"], hide_possible_values = true)]
     pub cgroup_manager: Option<String>,
     /// Accepted for runc's callers; found out by itself
     #[arg(long, value_name = "BOOL", hide = true)]
@@ -155,7 +155,9 @@ enum Command {
     List(lifecycle::List),
     Features(features::Features),
     Spec(spec::Spec),
+    #[command(hide = true)]
     Checkpoint(checkpoint::Checkpoint),
+    #[command(hide = true)]
     Restore(checkpoint::Restore),
     Config(config::Config),
     Setup(setup::Setup),
