@@ -6,24 +6,22 @@
 
 use super::child::Init;
 use super::fault::Fault;
+use super::prepare::{Prepared, prepare};
 use super::spawn::{self, Joins};
 use super::store::{Lock, Saved, Store};
 use super::{hooks, host_parts, status, userns, view, wire};
-use crate::cgroup::{self, Cgroup, CgroupPlan, Driver};
-use crate::nvidia::config::Config;
-use crate::nvidia::hook::Work;
-use crate::nvidia::{cache, work};
-use crate::plan::{InRootPlan, Kind, OverlayPlan, Plan, RootPlan};
+use crate::cgroup::{self, Cgroup, Driver};
+use crate::nvidia::cache;
+use crate::plan::{Kind, OverlayPlan, Plan};
 use crate::process::hook::Ready;
 use crate::process::seccomp::Program;
-use crate::rootfs::{self, CgroupView, Trees};
-use crate::spec::{check, lower};
+use crate::rootfs::{self, Trees};
 use crate::sys::clone::Child;
 use crate::sys::misc::CArray;
 use crate::sys::{fd, socket};
 use crate::{Error, Result};
 use oci_spec::runtime::Spec;
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -90,107 +88,6 @@ pub enum Until {
     Running,
 }
 
-/// A configuration made ready: all that is decided before the first effect.
-pub struct Prepared {
-    /// The Plan.
-    pub plan: Plan,
-    /// The groups.
-    pub cgroup: CgroupPlan,
-    /// What was tolerated.
-    pub warnings: Vec<String>,
-    bundle: PathBuf,
-    rootfs: PathBuf,
-    view: CgroupView,
-    parent_mount: Option<CString>,
-}
-
-/// Checks and lowers a configuration. Makes nothing.
-pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
-    super::store::check_id(&opts.id)?;
-    let spec = &opts.spec;
-    let mut warnings = check::check(spec)?;
-    let bundle = canonical("bundle", &opts.bundle)?;
-    let root = spec
-        .root()
-        .as_ref()
-        .ok_or_else(|| Error::config("root", "missing"))?;
-    let rootfs = canonical("root.path", &bundle.join(root.path()))?;
-    if !rootfs.is_dir() {
-        return Err(Error::config("root.path", "is not a directory"));
-    }
-    let rootless = !crate::sys::cred::host_root();
-    let linux = spec.linux().as_ref();
-    let cgroup = cgroup::plan(&cgroup::Request {
-        id: &opts.id,
-        cgroups_path: linux.and_then(|l| l.cgroups_path().as_deref()),
-        resources: linux.and_then(|l| l.resources().as_ref()),
-        extra_devices: &cgroup::DEFAULT_RULES,
-        annotations: spec.annotations().as_ref(),
-        driver: opts.driver,
-        rootless,
-    })?;
-    warnings.extend(cgroup.warnings().iter().cloned());
-    let mut plan = lower::lower(
-        spec,
-        &lower::Context {
-            id: &opts.id,
-            rootfs: &rootfs,
-            bundle: &bundle,
-            no_pivot: opts.no_pivot,
-            no_new_keyring: opts.no_new_keyring,
-            bind_devices: rootless,
-            overlay: opts.overlay.clone(),
-        },
-    )?;
-    let works = lower::works(spec)?;
-    if !works.is_empty() {
-        plan.in_root = in_root(&works, opts, &bundle, &plan.root)?;
-    }
-    if let Some(s) = &plan.seccomp {
-        warnings.extend(s.warnings.iter().cloned());
-    }
-    view::refuse(spec, &plan)?;
-    let view = view::cgroup_view(&plan, &cgroup, rootless)?;
-    let parent_mount = view::parent_mount(&plan)?;
-    Ok(Prepared {
-        plan,
-        cgroup,
-        warnings,
-        bundle,
-        rootfs,
-        view,
-        parent_mount,
-    })
-}
-
-/// Takes the look at the image that the work of recognised hooks needs. With an overlay that is the
-/// shared directory: the cell's own layer is still empty.
-fn in_root(
-    works: &[Work],
-    opts: &CreateOptions,
-    bundle: &Path,
-    root: &RootPlan,
-) -> Result<InRootPlan> {
-    let path = root.overlay.as_ref().map_or(&root.path, |o| &o.lower);
-    let held = work::hold(Path::new(OsStr::from_bytes(path.to_bytes())))?;
-    let config = Config::load(None)?;
-    work::lower(
-        works,
-        &work::Cell {
-            root: held.as_fd(),
-            spec: &opts.spec,
-            bundle,
-            proc: &config.proc_root,
-            driver: opts.nvidia.as_ref(),
-        },
-    )
-}
-
-fn canonical(what: &str, path: &Path) -> Result<PathBuf> {
-    fs::canonicalize(path)
-        .map_err(|e| Error::step(format!("open {what}"), path.display().to_string(), e))
-}
-
 /// Creates a cell. On an error nothing is left behind.
 pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Made> {
     let prepared = prepare(&opts).map_err(|e| {
@@ -201,7 +98,7 @@ pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Ma
         }
     })?;
     let root = nix::unistd::geteuid().is_root();
-    if root && (prepared.plan.id_maps.is_none() || crate::sys::cred::host_root()) {
+    if root && (prepared.plan.id_maps.is_none() || !prepared.rootless) {
         // Nobody in a pid namespace that the child joins may look into it or its descriptors.
         // exec takes it back for the program. Without the host's root the id maps could not be written.
         crate::sys::cred::set_dumpable(false)

@@ -142,9 +142,11 @@ fn late_hooks(lock: &Lock, kind: &str) -> Result<Vec<HookPlan>> {
 pub fn poststop(lock: &Lock, saved: &Saved) {
     let warn = |e: Error| eprintln!("gpucell: warning: {e}");
     match late_hooks(lock, "poststop") {
-        Ok(plans) => plans.chunks(1).for_each(|one| {
-            let _ = hooks::run(one, saved, "stopped").map_err(warn);
-        }),
+        Ok(plans) => {
+            for one in plans.chunks(1) {
+                hooks::run(one, saved, "stopped").unwrap_or_else(warn);
+            }
+        }
         Err(e) => warn(e),
     }
 }
