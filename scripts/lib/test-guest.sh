@@ -1,12 +1,29 @@
 # The test machine as the parts of scripts/test use it; sourced. Programs run in it at the paths they were
 # built at: the repository is there under its own path, on a writable layer of the machine's own.
 
-# guest_start NAME PROGRAMS: starts it afresh. PROGRAMS is a pattern of the test programs it is to run.
-guest_start() {
+# guest_begin NAME: starts it afresh, until guest_stop or the script's end.
+guest_begin() {
   export GPUCELL_VM_NAME=$1
   "$REPO/scripts/vm" stop
   "$REPO/scripts/vm" start
   trap '"$REPO/scripts/vm" stop' EXIT
+}
+
+# guest_engines NAME: the same, with gpucell and the driver that isn't there (tests/fakes) in /usr/local/bin.
+guest_engines() {
+  local dir
+  dir=$(mktemp -d "${TMPDIR:-/tmp}/gpucell-$1-XXXXXX")
+  # Emulation pays for each byte that is read: without what only a debugger needs.
+  strip -o "$dir/gpucell" "$(gpucell_program)"
+  cp "$(fake_driver_program)" "$dir/fake-driver"
+  guest_begin "$1"
+  "$REPO/scripts/vm" put "$dir/gpucell" "$dir/fake-driver" /usr/local/bin
+  rm -r "$dir"
+}
+
+# guest_start NAME PROGRAMS: the same, for test programs; PROGRAMS is a pattern of those it is to run.
+guest_start() {
+  guest_begin "$1"
   say "  in the test machine: $(guest '. /etc/os-release; echo "$PRETTY_NAME, kernel $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"')"
   # The tests keep scratch files below target/tmp.
   guest "mkdir -p /run/layer && mount -t tmpfs layer /run/layer && mkdir -p /run/layer/{up,work} $(printf %q "$REPO") &&
@@ -21,8 +38,8 @@ guest_start() {
   esac
 }
 
-# guest CMD: a shell command in it.
-guest() { "$REPO/scripts/vm" run "$@"; }
+# guest CMD: a shell command in it, after GUEST_PRELUDE, which a part may set as a variable of its own.
+guest() { "$REPO/scripts/vm" run "${GUEST_PRELUDE-}$*"; }
 
 # guest_program NAME [ARGUMENT...]: a test program in it, with GUEST_ENV (`NAME=VALUE...`) as its environment.
 guest_program() {

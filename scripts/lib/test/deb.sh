@@ -8,10 +8,7 @@ part_deb() {
   deb=$(tail -n 1 "$LOGS/deb-build.log")
   [ -f "$deb" ] || return 0
   "$REPO/scripts/bundle" hello
-  export GPUCELL_VM_NAME=deb
-  "$REPO/scripts/vm" stop
-  "$REPO/scripts/vm" start
-  trap '"$REPO/scripts/vm" stop' EXIT
+  guest_begin deb
   "$REPO/scripts/vm" put "$deb" "$REPO/bundles/hello" /root
   deb=/root/${deb##*/}
   # All that a package or a set-up could have left. dpkg's own books change; /run is the cells'.

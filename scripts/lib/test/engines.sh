@@ -4,21 +4,12 @@
 # cgroup driver; without it, each mode with one.
 
 part_engines() {
-  local dir modes=(named:systemd default:cgroupfs) mode check
+  local GUEST_PRELUDE=". /mnt/share/scripts/lib/test/engines-guest.sh; "
+  local modes=(named:systemd default:cgroupfs) mode check
   [ -z "$ALL" ] || modes=(named:systemd named:cgroupfs default:systemd default:cgroupfs)
   need_root "the test machine's image is made by root"
   need_debs binutils
-  dir=$(mktemp -d "${TMPDIR:-/tmp}/gpucell-engines-XXXXXX")
-  # Emulation pays for each byte that is read: without what only a debugger needs.
-  strip -o "$dir/gpucell" "$(gpucell_program)"
-  cp "$(fake_driver_program)" "$dir/fake-driver"
-  export GPUCELL_VM_NAME=engines
-  "$REPO/scripts/vm" stop
-  "$REPO/scripts/vm" start
-  trap '"$REPO/scripts/vm" stop' EXIT
-  "$REPO/scripts/vm" put "$dir/gpucell" "$dir/fake-driver" /usr/local/bin
-  rm -r "$dir"
-  guest() { "$REPO/scripts/vm" run ". /mnt/share/scripts/lib/test/engines-guest.sh; $*"; }
+  guest_engines engines
   check machine guest prepare
   say "  in the test machine: $("$REPO/scripts/vm" run 'echo "$(docker --version), $(docker-compose version --short), $(podman --version), containerd $(containerd --version | cut -d" " -f3), $(buildah --version | cut -d" " -f1-3)"')"
   for mode in "${modes[@]}"; do
@@ -41,6 +32,5 @@ part_engines() {
     check "podman-$mode-nothing-left" guest "MANAGER=$mode; podman_nothing_left"
   done
   check buildah-bud guest buildah_bud
-  "$REPO/scripts/vm" stop
-  trap - EXIT
+  guest_stop
 }

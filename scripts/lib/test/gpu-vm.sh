@@ -3,20 +3,10 @@
 # machine is gpu-guest.sh.
 
 part_gpu-vm() {
-  local dir
+  local GUEST_PRELUDE=". /mnt/share/scripts/lib/test/gpu-guest.sh; "
   need_root "the test machine's image is made by root"
   need_debs binutils
-  dir=$(mktemp -d "${TMPDIR:-/tmp}/gpucell-gpu-vm-XXXXXX")
-  # Emulation pays for each byte that is read: without what only a debugger needs.
-  strip -o "$dir/gpucell" "$(gpucell_program)"
-  cp "$(fake_driver_program)" "$dir/fake-driver"
-  export GPUCELL_VM_NAME=gpu
-  "$REPO/scripts/vm" stop
-  "$REPO/scripts/vm" start
-  trap '"$REPO/scripts/vm" stop' EXIT
-  "$REPO/scripts/vm" put "$dir/gpucell" "$dir/fake-driver" /usr/local/bin
-  rm -r "$dir"
-  guest() { "$REPO/scripts/vm" run ". /mnt/share/scripts/lib/test/gpu-guest.sh; $*"; }
+  guest_engines gpu
   check machine guest prepare
   say "  in the test machine: $("$REPO/scripts/vm" run 'echo "$(docker --version), $(podman --version), containerd $(containerd --version | cut -d" " -f3), $(crun --version | head -n 1)"')"
 
@@ -43,6 +33,5 @@ part_gpu-vm() {
   # Another runtime with our CDI file.
   check crun-same-one guest same_as_crun 0
   check crun-same-all guest same_as_crun all
-  "$REPO/scripts/vm" stop
-  trap - EXIT
+  guest_stop
 }

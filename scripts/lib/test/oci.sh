@@ -16,10 +16,7 @@ part_oci() {
   mkdir -p "$copy"
   (cd "$dir" && cp --parents runtimetest rootfs-*.tar.gz validation/*/*.t "$copy")
   strip -o "$copy/gpucell" "$(gpucell_program)"
-  export GPUCELL_VM_NAME=oci
-  "$REPO/scripts/vm" stop
-  "$REPO/scripts/vm" start
-  trap '"$REPO/scripts/vm" stop' EXIT
+  guest_begin oci
   # The programs write beside themselves.
   guest "mkdir -p /run/layer && mount -t tmpfs layer /run/layer && mkdir -p /run/layer/{up,work} /run/oci &&
     mount -t overlay overlay -o lowerdir=/mnt/share/target/oci-suite,upperdir=/run/layer/up,workdir=/run/layer/work /run/oci &&
