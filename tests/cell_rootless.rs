@@ -8,10 +8,11 @@ mod support;
 use cell_support::{quiet, until};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use support::{GPUCELL, Outcome, hello, on_v2, outcome};
 use tempfile::TempDir;
 
@@ -216,6 +217,77 @@ fn a_device_list_is_dropped_and_explained() {
         told.contains("! linux.resources.devices is dropped"),
         "{told}"
     );
+}
+
+/// What pasta and slirp4netns of podman's do: the network is of the user's making, ours is the host's.
+#[test]
+fn joins_a_network_of_the_users_own() {
+    let user = User::new();
+    let gpucell = user.dir.path().join("gpucell");
+    let script = r#"
+        unshare -n sh -ec 'echo 77 > /proc/sys/net/ipv4/ip_default_ttl; exec sleep 60' & net=$!
+        until [ "$(cat /proc/$net/comm)" = sleep ]; do sleep 0.01; done
+        sed -i "s|NETWORK|/proc/$net/ns/net|" "$2/config.json"
+        code=0; "$1" run --bundle "$2" "$3" || code=$?
+        kill $net
+        exit $code"#;
+    user.config(&["cat", "/proc/sys/net/ipv4/ip_default_ttl"], |c| {
+        let list = c["linux"]["namespaces"].as_array_mut().unwrap();
+        list.retain(|n| n["type"] != "network");
+        list.push(json!({"type": "network", "path": "NETWORK"}));
+        let map = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
+        c["linux"]["uidMappings"] = map.clone();
+        c["linux"]["gidMappings"] = map;
+    });
+    let mut c = user.become_user(Path::new("/usr/bin/unshare"));
+    c.args(["-r", "sh", "-ec", script, "sh"]);
+    c.arg(gpucell).arg(user.bundle()).arg(user.id());
+    assert_eq!(outcome(&mut c).ok().out, "77\n");
+}
+
+/// podman's --userns keep-id: the cell's root is one of the user's further ids, and it alone gets to the root.
+#[test]
+fn a_root_that_only_the_cells_root_can_reach() {
+    let user = User::new();
+    user.config(&["id"], |c| {
+        let map = json!([
+            {"containerID": 0, "hostID": 1, "size": 1000},
+            {"containerID": 1000, "hostID": 0, "size": 1}
+        ]);
+        c["linux"]["uidMappings"] = map.clone();
+        c["linux"]["gidMappings"] = map;
+    });
+    let run = |c: &mut Command| assert!(c.status().unwrap().success(), "{c:?}");
+    run(Command::new("chown")
+        .args(["-R", "100000:100000"])
+        .arg(user.bundle()));
+    run(Command::new("chmod").arg("700").arg(user.bundle()));
+
+    let mut c = user.become_user(Path::new("/usr/bin/unshare"));
+    let script = r#"echo ready; read go; exec setpriv --reuid 0 --regid 0 --clear-groups "$@""#;
+    c.args(["-U", "-m", "--keep-caps", "sh", "-ec", script, "sh"]);
+    c.arg(user.dir.path().join("gpucell"))
+        .args(["run", "--bundle"]);
+    c.arg(user.bundle()).arg(user.id());
+    c.stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = c.spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    for file in ["uid_map", "gid_map"] {
+        let path = format!("/proc/{}/{file}", child.id());
+        fs::write(path, "0 1000 1\n1 100000 65536\n").unwrap();
+    }
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let mut text = String::new();
+    out.read_to_string(&mut text).unwrap();
+    let done = child.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{text}{err}");
+    assert!(text.contains("uid 0 0 0 0"), "{text}{err}");
 }
 
 /// CVE-2023-25809: without a cgroup namespace the host's groups are in sight, those delegated to the user too.

@@ -132,9 +132,13 @@ fn prepare<'a>(
     // Before the ids change, after which the files of /proc/self are no longer ours.
     let labels = identity::Labels::open(p, proc_self.as_fd())?;
     rootfs::set_propagation(&plan.root, init.parent_mount)?;
-    // Before the ids change: the way to the root may be open to its owner only.
-    let root = rootfs::attach(&plan.root)?;
     let in_userns = plan.id_maps.is_some() || plan.namespaces.joins(Kind::User).is_some();
+    // Before the ids change: the way to the root may be open to its owner only. Or only to the cell's root
+    // (podman's --userns keep-id): then it is tried again after the change.
+    let root = match rootfs::attach(&plan.root) {
+        Err(f) if in_userns && f.errno == libc::EACCES => None,
+        other => Some(other?),
+    };
     if in_userns {
         // The maps are written, and the limits that only the parent may set.
         await_go(init, host_pid)?;
@@ -143,6 +147,7 @@ fn prepare<'a>(
         }
         become_root().at(Stage::UserNamespace, 0)?;
     }
+    let root = root.map_or_else(|| rootfs::attach(&plan.root), Ok)?;
     keyring(p)?;
     names(plan)?;
     if plan.namespaces.makes(Kind::Network) {

@@ -326,11 +326,19 @@ fn make(
         create_hooks: &create_hooks,
         start_hooks: &start_hooks,
     };
-    let born = spawn::spawn(plan, joins, cgroup.clone_fd(), &init, &argv, &mut envp);
+    let born = spawn::spawn(
+        plan,
+        joins,
+        p.rootless,
+        cgroup.clone_fd(),
+        &init,
+        &argv,
+        &mut envp,
+    );
     let child = match born {
         Err(e) if e.errno() == Some(libc::EACCES) && in_userns && cgroup.state().can_move() => {
             init.moved = true;
-            spawn::spawn(plan, joins, None, &init, &argv, &mut envp)?
+            spawn::spawn(plan, joins, p.rootless, None, &init, &argv, &mut envp)?
         }
         other => other?,
     };
@@ -354,12 +362,15 @@ fn make(
     );
     entered?;
     undo.saved.pid = child.pid;
-    if let Some(maps) = &plan.id_maps {
-        userns::write_maps(child.pid, maps)?;
-    }
     if in_userns {
-        view::limits_of(child.pid, &plan.process)?;
-        go(parent.as_fd(), child.pid)?;
+        let prepare = || {
+            if let Some(maps) = &plan.id_maps {
+                userns::write_maps(child.pid, maps)?;
+            }
+            view::limits_of(child.pid, &plan.process)?;
+            go(parent.as_fd(), child.pid)
+        };
+        prepare().map_err(|e| last_words(&child, parent.as_fd(), plan).unwrap_or(e))?;
     }
     if let Some((_, start)) = status::process_stat(child.pid) {
         undo.saved.start_time = start;
@@ -437,6 +448,21 @@ fn converse(
                     "the cell's first process sent an unexpected message ({other})"
                 )));
             }
+        }
+    }
+}
+
+/// Why the child is dead, if it said so: what fails then is only that it is.
+fn last_words(child: &Child, sock: BorrowedFd, plan: &Plan) -> Option<Error> {
+    // Or it would wait for this process to go on.
+    let _ = crate::sys::clone::pidfd_kill(child.pidfd.as_fd(), libc::SIGKILL);
+    let mut buf = [0; super::fault::WIRE];
+    loop {
+        let (n, _) = socket::recv(sock, &mut buf).ok()?;
+        match wire::kind(&buf[..n]) {
+            wire::FAULT => return Fault::decode(&buf[..n]).map(|f| f.explain(plan)),
+            _ if n == 0 => return None,
+            _ => {}
         }
     }
 }

@@ -59,6 +59,7 @@ impl Joins {
 pub fn spawn(
     plan: &Plan,
     joins: &Joins,
+    rootless: bool,
     cgroup: Option<BorrowedFd>,
     init: &Init,
     argv: &CArray,
@@ -69,17 +70,18 @@ pub fn spawn(
         flags &= !(Kind::Cgroup as u64);
     }
     let fail = |e: Errno| Error::step("clone", format!("the cell (flags {flags:#x})"), e);
-    if let Some(user) = &joins.user {
-        // Joining a user namespace costs the privileges of the old one.
-        let enter = || {
-            clone::setns(user.as_fd(), libc::CLONE_NEWUSER)?;
-            for (fd, kind) in &joins.parent {
-                clone::setns(fd.as_fd(), *kind as u64 as i32)?;
-            }
-            Ok(())
-        };
-        let child = || child::main(init, argv, envp);
-        return through(enter, flags, cgroup, child).map_err(fail);
+    // Joining a user namespace costs the privileges of the old one. And only the host's root gets back
+    // into a namespace of the host's (setns(2)).
+    if joins.user.is_some() || (rootless && !joins.parent.is_empty()) {
+        let user = joins.user.iter().map(|fd| (fd.as_fd(), Kind::User));
+        let others = joins.parent.iter().map(|(fd, kind)| (fd.as_fd(), *kind));
+        let all: Vec<_> = user.chain(others).collect();
+        return through(&all, flags, cgroup, || child::main(init, argv, envp)).map_err(
+            |(e, which)| match which {
+                Some(kind) => Error::step("join namespace", kind.file(), e),
+                None => fail(e),
+            },
+        );
     }
     let back = Back::enter(plan, joins)?;
     let made = clone_once(flags, cgroup, || child::main(init, argv, envp));
@@ -140,33 +142,50 @@ impl Back {
 }
 
 /// A child by way of a process in between, which enters namespaces that this one must not, and makes the
-/// child as a sibling of its own (CLONE_PARENT).
-pub(super) fn through(
-    enter: impl FnOnce() -> Sys<()>,
+/// child as a sibling of its own (CLONE_PARENT). An error says which namespace, if it is about one.
+fn through(
+    join: &[(BorrowedFd, Kind)],
     flags: u64,
     cgroup: Option<BorrowedFd>,
     child: impl FnOnce() -> i32,
-) -> Sys<Child> {
-    let (read, write) = pipe::pair()?;
+) -> Result<Child, (Errno, Option<Kind>)> {
+    let plain = |e: Errno| (e, None);
+    let (read, write) = pipe::pair().map_err(plain)?;
     let between = clone_once(0, cgroup, || {
-        let made = enter().and_then(|()| {
-            let flags = flags | libc::CLONE_PARENT as u64;
-            clone_once(flags, None, child).map(|c| c.pid)
-        });
-        let answer = made.unwrap_or_else(|e| -(e as i32));
-        let _ = fd::write_all(write.as_fd(), &answer.to_ne_bytes());
+        // A pid or an errno, and how many namespaces were joined by then.
+        let mut answer = [0; 2];
+        let enter = || {
+            for (fd, kind) in join {
+                clone::setns(*fd, *kind as u64 as i32)?;
+                answer[1] += 1;
+            }
+            clone_once(flags | libc::CLONE_PARENT as u64, None, child)
+        };
+        answer[0] = enter().map_or_else(|e| -(e as i32), |c| c.pid);
+        for word in answer {
+            let _ = fd::write_all(write.as_fd(), &word.to_ne_bytes());
+        }
         0
-    })?;
+    })
+    .map_err(plain)?;
     drop(write);
-    let mut answer = [0; 4];
-    let n = fd::read(read.as_fd(), &mut answer)?;
-    clone::wait_pidfd(between.pidfd.as_fd())?;
-    let pid = i32::from_ne_bytes(answer);
-    if n != answer.len() || pid <= 0 {
-        return Err(Errno::from_raw(if n == 4 { -pid } else { libc::ECHILD }));
+    let word = || {
+        let mut bytes = [0; 4];
+        match fd::read(read.as_fd(), &mut bytes) {
+            Ok(4) => Ok(i32::from_ne_bytes(bytes)),
+            Ok(_) => Err(plain(Errno::ECHILD)),
+            Err(e) => Err(plain(e)),
+        }
+    };
+    let (pid, joined) = (word(), word());
+    clone::wait_pidfd(between.pidfd.as_fd()).map_err(plain)?;
+    let (pid, joined) = (pid?, joined?);
+    if pid <= 0 {
+        let which = join.get(joined as usize).map(|(_, kind)| *kind);
+        return Err((Errno::from_raw(-pid), which));
     }
     Ok(Child {
         pid,
-        pidfd: clone::pidfd_open(pid)?,
+        pidfd: clone::pidfd_open(pid).map_err(plain)?,
     })
 }

@@ -64,7 +64,7 @@ docker_exec() {
   is through sh -c 'echo through | docker exec -i ex cat'
   is '0::/ 0000000000000000' docker exec ex sh -c 'echo $(cat /proc/self/cgroup) $(sed -n "s/^CapInh:.//p" /proc/self/status)'
   is "$(sed -n 's/^CapBnd:.//p' /proc/self/status)" docker exec --privileged ex sed -n 's/^CapEff:.//p' /proc/self/status
-  is 'sleep 1000' sh -c 'docker top ex -eo args | sed 1d'
+  is 'sleep 1000' sh -c 'docker top ex -eo pid,args | sed -n "2s/^[0-9 ]*//p"'
   docker rm -f ex
 }
 

@@ -44,6 +44,9 @@ until_() {
   done
 }
 
+# says TEXT COMMAND...: that is somewhere in its output.
+says() { local text=$1; shift; "$@" | grep -q -- "$text"; }
+
 # terminal COMMAND...: runs it on a terminal of 40 rows and 120 columns; its output, without what a terminal adds.
 terminal() { script -qefc "stty rows 40 cols 120; $(printf '%q ' "$@")" /dev/null </dev/null | sed 's/\r$//; s/^\^@//'; }
 

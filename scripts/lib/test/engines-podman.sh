@@ -1,10 +1,23 @@
 # In the test machine: podman and buildah with gpucell; sourced by engines-guest.sh. MANAGER is podman's cgroup
-# manager.
+# manager, or `rootless`: podman of the user tester, whose manager is systemd.
 
-p() { podman --runtime $GPUCELL --cgroup-manager "$MANAGER" "$@"; }
+p() {
+  case $MANAGER in
+  rootless) as_tester podman --runtime $GPUCELL "$@" ;;
+  *) podman --runtime $GPUCELL --cgroup-manager "$MANAGER" "$@" ;;
+  esac
+}
+
+# as_tester COMMAND...: by the user with a session of its own (loginctl's linger).
+as_tester() {
+  (cd /home/tester && exec runuser -u tester -- env -i HOME=/home/tester XDG_RUNTIME_DIR=/run/user/1000 PATH="$PATH" \
+    TERM=xterm DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus "$@")
+}
+
+podman_image() { p image exists base || p import -q $WORK/base.tar base; }
 
 podman_run() {
-  p image exists base || p import -q $WORK/base.tar base
+  podman_image
   is hello p run --rm base echo hello
   ends 7 '' p run --rm base sh -c 'exit 7'
   ends 127 'executable file .* not found\|no such file' p run --rm base nothing
@@ -29,7 +42,7 @@ podman_exec() {
   ends 126 'ermission denied' p exec ex /etc/passwd
   p exec -d ex touch /made
   until_ 20 p exec ex test -e /made
-  is through sh -c "echo through | podman --runtime $GPUCELL --cgroup-manager $MANAGER exec -i ex cat"
+  is through p exec -i ex cat <<<through
   ends 0 'sleep 1000' p top ex args
   p rm -f -t 0 ex
 }
@@ -61,7 +74,7 @@ podman_pause() {
 
 podman_stop() {
   p run -d --name st base sh -c 'trap "exit 3" TERM; echo ready; while :; do sleep 0.1; done'
-  until_ 20 sh -c 'podman logs st | grep ready'
+  until_ 20 says ready p logs st
   p stop -t 60 st
   is '3 exited' p inspect -f '{{.State.ExitCode}} {{.State.Status}}' st
   p start st
@@ -124,9 +137,56 @@ podman_crash() {
   p rm -f -t 0 cr
 }
 
+rootless_run() {
+  loginctl enable-linger tester
+  chmod 755 $WORK
+  until_ 60 test -S /run/user/1000/bus
+  podman_image
+  is 'root 0' p run --rm base sh -c 'echo $(id -un) $(id -u)'
+  is '0 1000 1 1 100000 65536' p run --rm base sh -c 'echo $(cat /proc/self/uid_map)'
+  ends 7 '' p run --rm base sh -c 'exit 7'
+  ends 127 'executable file .* not found\|no such file' p run --rm base nothing
+  # A network of its own (pasta), the host's, none.
+  is lo p run --rm --network none base ls /sys/class/net
+  is "$(readlink /proc/1/ns/net)" p run --rm --network host base readlink /proc/self/ns/net
+  mkdir -p /home/tester/shared
+  chown tester: /home/tester/shared
+  p run --rm -v /home/tester/shared:/v base touch /v/made
+  is tester stat -c %U /home/tester/shared/made
+}
+
+rootless_keep_id() {
+  is '1000 1000 tester' p run --rm --userns keep-id base sh -c 'echo $(id -u) $(id -g) $(id -un)'
+  p run --rm --userns keep-id -v /home/tester/shared:/v base touch /v/kept
+  is tester stat -c %U /home/tester/shared/kept
+  is 33 p run --rm --userns keep-id:uid=33,gid=33 base id -u
+  p run -d --name kid --userns keep-id base sleep 1000
+  is 1000 p exec kid id -u
+  is 0 p exec -u root kid id -u
+  p rm -f -t 0 kid
+}
+
+# What systemd hands to a user: no cpuset (user@.service's Delegate=).
+rootless_limits() {
+  local see='cd /sys/fs/cgroup; echo $(cat memory.max memory.swap.max cpu.max pids.max)'
+  p run -d --name li --memory 64m --memory-swap 96m --cpus 0.5 --pids-limit 50 base sleep 1000
+  is '67108864 33554432 50000 100000 50' p exec li sh -c "$see"
+  p update --memory 96m --memory-swap 96m --cpus 1.5 li
+  is '100663296 0 150000 100000 50' p exec li sh -c "$see"
+  as_tester systemctl --user daemon-reload
+  is '100663296 0 150000 100000 50' p exec li sh -c "$see"
+  ends 0 '/ 100.7MB' p stats --no-stream --format '{{.MemUsage}}' li
+  p rm -f -t 0 li
+  ends 137 '' p run --name li --memory 64m --memory-swap 64m base /opt/conda/bin/python -c 'b = bytearray(200 << 20)'
+  p rm li
+  ends 126 'cpuset' p run --rm --cpuset-cpus 0 base true
+}
+
 podman_nothing_left() {
+  local dir=/run/gpucell
+  [ "$MANAGER" != rootless ] || dir=/run/user/1000/gpucell
   none p ps -aq
-  none states /run/gpucell
+  none states $dir
   none groups_of libpod-
   none sh -c 'pgrep -a "^(gpucell|conmon)"'
   none sh -c 'grep -o "/var/lib/containers/[^ ]*/merged" /proc/self/mountinfo'

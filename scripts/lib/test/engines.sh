@@ -26,11 +26,15 @@ part_engines() {
   for check in run exec pause metrics kill crash; do check "ctr-$check" guest "ctr_$check"; done
   check ctr-nothing-left guest ctr_nothing_left
   for mode in systemd cgroupfs; do
-    for check in run terminal exec limits pause stop pod play keep_id health crash; do
+    for check in run terminal exec limits pause stop pod play health crash; do
       check "podman-$mode-$check" guest "MANAGER=$mode; podman_$check"
     done
     check "podman-$mode-nothing-left" guest "MANAGER=$mode; podman_nothing_left"
   done
+  for check in rootless_run podman_exec rootless_limits podman_pause podman_stop podman_pod rootless_keep_id podman_crash; do
+    check "rootless-${check#*_}" guest "MANAGER=rootless; $check"
+  done
+  check "rootless-nothing-left" guest "MANAGER=rootless; podman_nothing_left"
   check buildah-bud guest buildah_bud
   guest_stop
 }
