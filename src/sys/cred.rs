@@ -2,24 +2,30 @@
 //! The raw calls, because glibc's versions signal other threads, and the child has none.
 
 use super::{Sys, check};
+use std::sync::OnceLock;
 
 /// The first user namespace's link in /proc (PROC_USER_INIT_INO, include/linux/proc_ns.h).
 const FIRST: &str = "user:[4026531837]";
 
 /// Whether this process is root of the machine, and not of a user namespace (user_namespaces(7): the first one maps every
 /// id to itself). Root of another one, as under rootless podman, may do no more than its owner.
+///
+/// Asked once: this process enters no user namespace, only its children do.
 pub fn host_root() -> bool {
-    if !nix::unistd::geteuid().is_root() {
-        return false;
-    }
-    if std::fs::read_link("/proc/self/ns/user").is_ok_and(|l| l.as_os_str() == FIRST) {
-        return true;
-    }
-    // A kernel that numbers them otherwise, or has none.
-    let Ok(text) = std::fs::read_to_string("/proc/self/uid_map") else {
-        return true;
-    };
-    text.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        if !nix::unistd::geteuid().is_root() {
+            return false;
+        }
+        if std::fs::read_link("/proc/self/ns/user").is_ok_and(|l| l.as_os_str() == FIRST) {
+            return true;
+        }
+        // A kernel that numbers them otherwise, or has none.
+        let Ok(text) = std::fs::read_to_string("/proc/self/uid_map") else {
+            return true;
+        };
+        text.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+    })
 }
 
 /// setresuid(2) with one id for all three.

@@ -1,20 +1,23 @@
 # Part `crash`: gpucell and its children are killed at their system calls, and nothing may be left behind:
-# on this machine, and in the test machine. A sample of the points; `--all` takes every one.
+# on this machine (cgroupfs), and in the test machine (systemd). A sample of the points; `--all` takes every
+# one, in the test machine with both drivers.
 
 part_crash() {
   need_root "cells are made and their makers killed"
   build_tests || return 0
   "$REPO/scripts/bundle" hello
-  local points= few=GPUCELL_CRASH_POINTS=4
-  [ -z "$ALL" ] || points=GPUCELL_CRASH_POINTS=all few=$points
+  local points= few=GPUCELL_CRASH_POINTS=4 drivers=systemd driver
+  [ -z "$ALL" ] || { points=GPUCELL_CRASH_POINTS=all few=$points drivers='cgroupfs systemd'; }
   cd "$REPO"
   tests crash_cells env $points timeout -k 10 3600 "$(program_path crash_cells)" --quiet --nocapture
   kills crash_cells
   guest_start crash crash_
   # On one processor: each stop of a traced process would wake another one, which emulation makes dear.
-  tests crash_cells-vm env GPUCELL_VM_TIMEOUT=14400 "$REPO/scripts/vm" run \
-    "cd $(printf %q "$REPO") && $few taskset -c 0 $(program_path crash_cells) --quiet --nocapture"
-  kills crash_cells-vm
+  for driver in $drivers; do
+    tests "crash_cells-vm-$driver" env GPUCELL_VM_TIMEOUT=28800 "$REPO/scripts/vm" run \
+      "cd $(printf %q "$REPO") && $few GPUCELL_CRASH_DRIVER=$driver taskset -c 0 $(program_path crash_cells) --quiet --nocapture"
+    kills "crash_cells-vm-$driver"
+  done
   guest_stop
 }
 
