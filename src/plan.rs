@@ -221,6 +221,9 @@ pub struct MountStep {
     pub idmap: Option<IdMapped>,
     /// The target may not be reached through a symbolic link (/proc, /sys: CVE-2019-19921).
     pub no_symlinks: bool,
+    /// The mount becomes read-only when the root is complete: until then, mount points, nodes and links are
+    /// made in it (as runc does with each tmpfs and with /dev).
+    pub late_readonly: bool,
 }
 
 /// An id-mapped mount (mount_setattr(2), MOUNT_ATTR_IDMAP).

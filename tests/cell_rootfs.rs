@@ -346,6 +346,49 @@ fn tmpcopyup_copies_what_lies_under_it() {
     assert!(!up.join("d/new").exists(), "the image was written to");
 }
 
+/// podman's --read-only-tmpfs=false: what lies in a read-only /dev or tmpfs is made all the same.
+#[test]
+fn a_read_only_dev_is_filled_first() {
+    let mut cell = Cell::new(|c| {
+        let mounts = c["mounts"].as_array_mut().unwrap();
+        let dev = mounts.iter_mut().find(|m| m["destination"] == "/dev");
+        dev.unwrap()["options"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!("ro"));
+        let up = json!(["ro", "tmpcopyup"]);
+        add(
+            c,
+            json!({"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": up}),
+        );
+        add(
+            c,
+            json!({"destination": "/up/in", "type": "tmpfs", "source": "tmpfs"}),
+        );
+    });
+    fs::create_dir_all(cell.root("up")).unwrap();
+    fs::write(cell.root("up/f"), "f").unwrap();
+    let got = cell.each(&[
+        &["stat", "/dev/ptmx", "/dev/null", "/dev/shm", "/up/f"],
+        &["cat", TABLE],
+        &["write", "/dev/x", "x"],
+        &["write", "/up/x", "x"],
+        &["write", "/up/in/x", "x"],
+        &["write", "/dev/shm/x", "x"],
+    ]);
+    assert_eq!(got[0].1.lines().count(), 4, "{}", got[0].1);
+    for (point, ro) in [
+        ("/dev", true),
+        ("/up", true),
+        ("/up/in", false),
+        ("/dev/shm", false),
+    ] {
+        assert_eq!(mounted(&got[1].1, point).unwrap().has("ro"), ro, "{point}");
+    }
+    let answers: Vec<&str> = got[2..].iter().map(|g| g.1.as_str()).collect();
+    assert_eq!(answers, ["EROFS 30\n", "EROFS 30\n", "ok\n", "ok\n"]);
+}
+
 #[test]
 fn overlay_as_a_mount_and_under_the_root() {
     let mut cell = Cell::new(|_| {});

@@ -166,6 +166,7 @@ fn prepare<'a>(
     }
     rootfs::mask(root_fd, &plan.masked)?;
     rootfs::readonly(root_fd, &plan.readonly)?;
+    rootfs::readonly_mounts(root_fd, &plan.mounts)?;
     rootfs::pivot(&plan.root, root_fd)?;
 
     drop(proc_self);

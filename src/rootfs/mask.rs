@@ -1,7 +1,8 @@
-//! Masked and read-only paths.
+//! Masked and read-only paths, and mounts that become read-only last.
 
 use super::path::{self, Links};
 use crate::cell::fault::{At, Fault, Stage, Step};
+use crate::plan::MountStep;
 use crate::sys::mount::{self as m, MountAttr};
 use crate::sys::{Sys, fd};
 use nix::errno::Errno;
@@ -83,6 +84,19 @@ pub fn readonly(root: BorrowedFd, paths: &[CString]) -> Step {
                 m::attach(tree.as_fd(), target.as_fd())
             })
             .at(Stage::Readonly, i)?;
+    }
+    Ok(())
+}
+
+/// Makes the mounts read-only that were left writable for what is made in them.
+pub fn readonly_mounts(root: BorrowedFd, steps: &[MountStep]) -> Step {
+    let attr = MountAttr {
+        set: m::MOUNT_ATTR_RDONLY,
+        ..MountAttr::default()
+    };
+    for (i, step) in steps.iter().enumerate().filter(|(_, s)| s.late_readonly) {
+        let target = path::open(root, &step.target, Links::Follow).at(Stage::MountTarget, i)?;
+        m::setattr(target.as_fd(), false, &attr).at(Stage::MountAttr, i)?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ mod root;
 
 pub use dev::{console, make as make_dev};
 pub use inject::inject;
-pub use mask::{HostNull, mask, readonly};
+pub use mask::{HostNull, mask, readonly, readonly_mounts};
 pub use mounts::{CgroupView, Trees, V1Mount, all as mount_all, open_trees};
 pub use root::{attach, pivot, set_propagation};
 

@@ -24,7 +24,7 @@ ctr_run() {
   ctr task rm -f lim
   ctr container rm lim
   is "$(readlink /proc/1/ns/net)" c one --rm --net-host -- readlink /proc/self/ns/net
-  ends 0 '^pts' sh -c "script -qefc 'ctr run --rm -t --runc-binary $GPUCELL $BASE one sh -c \"tty | cut -c6-\"' /dev/null </dev/null | tr -d '\r'"
+  is $'/dev/pts/0\n40 120' terminal ctr run --rm -t --runc-binary $GPUCELL $BASE one sh -c 'tty; sleep 1; stty size'
   # systemd's driver: the group is named slice:prefix:name.
   c two -d --null-io --runc-systemd-cgroup --cgroup system.slice:cri:two -- sleep 1000
   is active systemctl is-active cri-two.scope

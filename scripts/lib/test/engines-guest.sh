@@ -48,7 +48,7 @@ until_() {
 says() { local text=$1; shift; "$@" | grep -q -- "$text"; }
 
 # terminal COMMAND...: runs it on a terminal of 40 rows and 120 columns; its output, without what a terminal adds.
-terminal() { script -qefc "stty rows 40 cols 120; $(printf '%q ' "$@")" /dev/null </dev/null | sed 's/\r$//; s/^\^@//'; }
+terminal() { script -qefc "stty rows 40 cols 120; $(printf '%q ' "$@")" /dev/null </dev/null | tr -d '\r' | sed 's/^\^@//'; }
 
 # prepare: a GPU driver that isn't there (tests/fakes), and an image with a shell, busybox, Python at Miniconda's place, and useradd.
 prepare() {

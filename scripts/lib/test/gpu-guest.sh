@@ -81,9 +81,10 @@ P
 find / \( -path /proc -o -path /sys -o -path /dev/pts -o -path /run/.containerenv -o -path /dev/core \) -prune -o -print | sort |
   while read -r f; do
     stat -c '%N %A %u:%g %t:%T' "$f"
-    if [ -f "$f" ] && [ ! -L "$f" ]; then md5sum "$f"; fi
+    # The real driver's large libraries tell themselves by their mounts.
+    if [ -f "$f" ] && [ ! -L "$f" ] && [ $(stat -c %s "$f") -lt 4000000 ]; then md5sum "$f"; fi
   done
-sed -n 's|^[0-9]* [0-9]* [0-9:]* \(/opt/nvidia-fake[^ ]*\) \([^ ]*\) \([^ ]*\).*|mount \1 \2 \3|p' /proc/self/mountinfo | sort
+sed -n 's|^[0-9]* [0-9]* [0-9:]* \([^ ]*/nvidia-[fd][^ ]*\) \([^ ]*\) \([^ ]*\).*|mount \1 \2 \3|p' /proc/self/mountinfo | sort
 P
   chmod 755 "$r"/{look,all}
 }
@@ -143,8 +144,9 @@ saw() {
 }
 
 # ------------------------------------------------------------------ another runtime
-# same_as_crun NAME: a container that podman's own CDI and crun make of our CDI file has the same in
-# it, to the last byte, as one that gpucell makes. crun runs the hooks: gpucell under their name.
+# same_as_crun NAME LIBRARY: a container that podman's own CDI and crun make of our CDI file has the same in
+# it, to the last byte, as one that gpucell makes; LIBRARY, the host's path, is mounted in it. crun runs the
+# hooks: gpucell under their name.
 same_as_crun() {
   local runtime
   ln -sf /usr/local/bin/gpucell /usr/bin/nvidia-cdi-hook
@@ -154,6 +156,14 @@ same_as_crun() {
   done
   rm /usr/bin/nvidia-cdi-hook
   grep -q '/libcuda.so.1' "$ASKED/crun-$1"
-  grep -q "^mount $FAKE/driver$LIB/libcuda.so.550.163.01 " "$ASKED/crun-$1"
+  grep -q "^mount $2 " "$ASKED/crun-$1"
   diff -u "$ASKED/crun-$1" "$ASKED/gpucell-$1"
+}
+
+# debian_driver DIR VERSION: from here on the driver is NVIDIA's user space of that version, in DIR; GPUs and nodes stay.
+debian_driver() {
+  sed -i "s/550\.163\.01/$2/" "$FAKE/proc/driver/nvidia/version"
+  sed "s|^driver-root = .*|driver-root = \"$1\"|" "$FAKE/config.toml" >/etc/gpucell/debian.toml
+  ln -sf debian.toml /etc/gpucell/config.toml
+  gpucell cdi generate --output /etc/cdi/nvidia.yaml
 }

@@ -31,7 +31,16 @@ part_gpu-vm() {
   check cdi-removes guest "docker rm -f cdi; podman_ rm -f -t 0 pod; ctr task rm -f con; ctr container rm con"
 
   # Another runtime with our CDI file.
-  check crun-same-one guest same_as_crun 0
-  check crun-same-all guest same_as_crun all
+  local lib=/usr/lib/x86_64-linux-gnu root version
+  check crun-same-one guest same_as_crun 0 "/opt/nvidia-fake/driver$lib/libcuda.so.550.163.01"
+  check crun-same-all guest same_as_crun all "/opt/nvidia-fake/driver$lib/libcuda.so.550.163.01"
+  # And with NVIDIA's own user space in place of the fake one.
+  read -r root version < <("$REPO/scripts/lib/nvidia-debs")
+  case $root in
+  "$REPO"/*) root=/mnt/share/${root#"$REPO"/} ;;
+  *) "$REPO/scripts/vm" put "$root" /opt/nvidia-debs; root=/opt/nvidia-debs/${root##*/} ;;
+  esac
+  check debian-cdi-generate guest debian_driver "$root" "$version"
+  check debian-crun-same guest same_as_crun all "${root#/mnt/share}$lib/nvidia/current/libcuda.so.$version"
   guest_stop
 }

@@ -265,13 +265,19 @@ fn step(
     };
     let target = cstr(at("destination"), target.as_os_str().as_bytes())?;
     under_proc(at("destination"), &target, &what)?;
+    let late_readonly = o.set & m::MOUNT_ATTR_RDONLY != 0
+        && matches!(&what, MountWhat::Fs { fstype, .. } if &**fstype == c"tmpfs" || &*target == c"/dev");
     Ok(MountStep {
         index,
         no_symlinks: matches!(typ, "proc" | "sysfs") && !o.bind,
         idmap: idmap(at("options"), mount, o, id_maps)?,
         target,
         what,
-        set: o.set,
+        late_readonly,
+        set: match late_readonly {
+            true => o.set & !m::MOUNT_ATTR_RDONLY,
+            false => o.set,
+        },
         clr: o.clr,
         rec_set: o.rec_set,
         rec_clr: o.rec_clr,
@@ -413,6 +419,7 @@ mod tests {
                 propagation: vec![libc::MS_PRIVATE | libc::MS_REC],
                 idmap: None,
                 no_symlinks: false,
+                late_readonly: false,
             }
         );
     }
@@ -441,6 +448,41 @@ mod tests {
             ]
         );
         assert_eq!(got.set, m::MOUNT_ATTR_NOSUID | m::MOUNT_ATTR_STRICTATIME);
+    }
+
+    #[test]
+    fn what_is_filled_becomes_read_only_last() {
+        for (text, late) in [
+            (
+                r#"{"destination":"/dev","type":"tmpfs","options":["ro"]}"#,
+                true,
+            ),
+            (
+                r#"{"destination":"/dev","type":"devtmpfs","options":["ro"]}"#,
+                true,
+            ),
+            (
+                r#"{"destination":"/x","type":"tmpfs","options":["ro","nosuid"]}"#,
+                true,
+            ),
+            (
+                r#"{"destination":"/x","type":"tmpfs","options":["ro","rw"]}"#,
+                false,
+            ),
+            (
+                r#"{"destination":"/sys","type":"sysfs","options":["ro"]}"#,
+                false,
+            ),
+            (
+                r#"{"destination":"/dev","source":"/a","options":["rbind","ro"]}"#,
+                false,
+            ),
+        ] {
+            let got = parse(text).unwrap();
+            assert_eq!(got.late_readonly, late, "{text}");
+            let now = text.contains("sysfs") || text.contains("rbind");
+            assert_eq!(got.set & m::MOUNT_ATTR_RDONLY != 0, now, "{text}");
+        }
     }
 
     #[test]
