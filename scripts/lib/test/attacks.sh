@@ -7,11 +7,12 @@ part_attacks() {
   need_root "the attacks are made on cells"
   build_tests || return 0
   "$REPO/scripts/bundle" hello
-  say "  on this machine, kernel $(uname -r), ${GPUCELL_ATTACK_TRIES:-1000} tries a race"
+  local tries=${GPUCELL_ATTACK_TRIES:-$([ -z "$SAMPLE" ] && echo 1000 || echo 100)}
+  say "  on this machine, kernel $(uname -r), $tries tries a race"
   traces > "$before"
   cd "$REPO"
   for name in $(program_names attack_ | grep -v ^attack_nvidia_); do
-    tests "$name" timeout -k 10 1800 "$(program_path "$name")" --quiet
+    tests "$name" env GPUCELL_ATTACK_TRIES="$tries" timeout -k 10 1800 "$(program_path "$name")" --quiet
   done
   traces > "$after"
   check nothing-left-behind sh -c 'new=$(comm -13 "$1" "$2"); echo "$new"; [ -z "$new" ]' x "$before" "$after"
