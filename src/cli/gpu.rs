@@ -1,7 +1,7 @@
 //! `gpucell gpu list|show`: this host's GPUs, and which cells have them.
 //!
-//! From procfs and the saved configurations alone: nothing is opened, so no GPU wakes up, and nothing is
-//! printed that isn't known that way (memory and load are not).
+//! From procfs and the saved configurations alone: nothing is opened, so no GPU wakes up. What only NVML knows
+//! (memory, load, MIG devices' UUIDs) is there with `--stats`.
 
 use std::fmt::Write;
 use std::fs;
@@ -10,10 +10,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Globals, out};
+use super::{Globals, out, units};
 use crate::cell::{Status, Store};
 use crate::nvidia::config::Config;
 use crate::nvidia::inventory::{Chosen, Gpu as Device, Host, Inventory, Mig};
+use crate::nvidia::monitor::{self, Memory, Process, Told, Utilization};
 use crate::nvidia::nodes::{self, Node, State};
 use crate::nvidia::select::GpuId;
 use crate::{Error, Result};
@@ -24,6 +25,7 @@ use crate::{Error, Result};
 Examples:
   gpucell gpu list
   gpucell gpu show 0
+  gpucell gpu list --stats
   gpucell gpu list --format json | jq '.gpus[] | select(.cells == []) | .index'")]
 pub struct Gpu {
     #[command(subcommand)]
@@ -41,6 +43,9 @@ enum Command {
 
 #[derive(Args, Clone, Debug)]
 struct List {
+    /// Ask NVML for memory and load too; this wakes GPUs that nothing uses
+    #[arg(long)]
+    stats: bool,
     /// How to print it
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -48,10 +53,13 @@ struct List {
 
 #[derive(Args, Clone, Debug)]
 struct Show {
+    /// Ask NVML for memory, load and processes too; this wakes GPUs that nothing uses
+    #[arg(long)]
+    stats: bool,
     /// How to print it
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
-    /// Index, GPU-UUID, PCI bus id, or GPU:MIG as 0:1
+    /// Index, GPU-UUID, MIG-UUID, PCI bus id, or GPU:MIG as 0:1
     device: String,
 }
 
@@ -77,7 +85,19 @@ struct GpuLine {
     minor: u32,
     /// Cells with the GPU's node: those with one of its MIG devices too.
     cells: Vec<String>,
+    #[serde(flatten)]
+    stats: Option<Stats>,
     mig: Vec<MigLine>,
+}
+
+/// With `--stats`; null: NVML doesn't say.
+#[derive(Clone, Serialize)]
+struct Stats {
+    /// Bytes.
+    memory: Option<Memory>,
+    /// Percent.
+    utilization: Option<Utilization>,
+    processes: Vec<Process>,
 }
 
 #[derive(Serialize)]
@@ -87,6 +107,16 @@ struct MigLine {
     gpu_instance: u32,
     compute_instance: u32,
     cells: Vec<String>,
+    #[serde(flatten)]
+    stats: Option<MigStats>,
+}
+
+/// With `--stats`.
+#[derive(Clone, Serialize)]
+struct MigStats {
+    uuid: String,
+    /// Bytes.
+    memory: Option<Memory>,
 }
 
 #[derive(Serialize)]
@@ -103,17 +133,26 @@ impl Gpu {
         let config = Config::load(None)?;
         let inv = Inventory::read(&Host::from(&config))?;
         let holders = Holders::read(&g.store())?;
+        let ask = |wanted| match wanted {
+            true => monitor::ask(&config, &inv, None).map(Some),
+            false => Ok(None),
+        };
         let text = match self.command {
             Command::List(list) => {
-                let report = report(&inv, &holders)?;
+                let report = report(&inv, &holders, ask(list.stats)?.as_ref())?;
                 match list.format {
-                    Format::Table => table(&report),
+                    Format::Table => table(&report, list.stats),
                     Format::Json => out::pretty(&report)?,
                 }
             }
             Command::Show(show) => {
-                let chosen = inv.resolve(&GpuId::parse(&show.device)?)?;
-                let facts = facts(&inv, &holders, &chosen)?;
+                let id = GpuId::parse(&show.device)?;
+                let told = ask(show.stats || id.needs_nvml())?;
+                let chosen = match &told {
+                    Some(told) => inv.resolve_told(&id, told)?,
+                    None => inv.resolve(&id)?,
+                };
+                let facts = facts(&inv, &holders, &chosen, told.as_ref())?;
                 match show.format {
                     Format::Table => lines(&facts),
                     Format::Json => out::pretty(&facts)?,
@@ -178,7 +217,33 @@ fn mig_name(gpu: &Device, mig: &Mig) -> String {
     format!("{}:{}", gpu.index, mig.index)
 }
 
-fn report(inv: &Inventory, holders: &Holders) -> Result<Report> {
+fn stats(told: Option<&Told>, gpu: &Device) -> Result<Option<Stats>> {
+    let Some(told) = told.and_then(|t| t.of(gpu)) else {
+        return Ok(None);
+    };
+    if let Some(why) = &told.error {
+        return Err(Error::msg(format!("GPU {}: NVML: {why}", gpu.index)));
+    }
+    Ok(Some(Stats {
+        memory: told.memory,
+        utilization: told.utilization,
+        processes: told.processes.clone(),
+    }))
+}
+
+fn mig_stats(told: Option<&Told>, gpu: &Device, mig: &Mig) -> Option<MigStats> {
+    let parts = &told?.of(gpu)?.mig;
+    let (gi, ci) = (mig.gpu_instance, mig.compute_instance);
+    let same = parts
+        .iter()
+        .find(|p| (p.gpu_instance, p.compute_instance) == (gi, ci))?;
+    Some(MigStats {
+        uuid: same.uuid.clone(),
+        memory: same.memory,
+    })
+}
+
+fn report(inv: &Inventory, holders: &Holders, told: Option<&Told>) -> Result<Report> {
     let mut gpus = Vec::new();
     for gpu in &inv.gpus {
         let part = |mig: &Mig| MigLine {
@@ -186,6 +251,7 @@ fn report(inv: &Inventory, holders: &Holders) -> Result<Report> {
             gpu_instance: mig.gpu_instance,
             compute_instance: mig.compute_instance,
             cells: holders.of(inv.majors.caps, mig.compute_instance_cap),
+            stats: mig_stats(told, gpu, mig),
         };
         gpus.push(GpuLine {
             index: gpu.index,
@@ -194,6 +260,7 @@ fn report(inv: &Inventory, holders: &Holders) -> Result<Report> {
             bus: gpu.bus.clone(),
             minor: gpu.minor,
             cells: holders.of(inv.majors.nvidia, gpu.minor),
+            stats: stats(told, gpu)?,
             mig: inv.mig(gpu)?.iter().map(part).collect(),
         });
     }
@@ -204,6 +271,24 @@ fn report(inv: &Inventory, holders: &Holders) -> Result<Report> {
     })
 }
 
+/// `1.2 GiB / 80.0 GiB`.
+fn used(memory: Option<Memory>) -> String {
+    memory.map_or_else(
+        || "-".to_owned(),
+        |m| {
+            format!(
+                "{} / {}",
+                units::human_exact(m.used),
+                units::human_exact(m.total)
+            )
+        },
+    )
+}
+
+fn percent(usage: Option<Utilization>) -> String {
+    usage.map_or_else(|| "-".to_owned(), |u| format!("{} %", u.gpu))
+}
+
 fn dash(list: &[String]) -> String {
     match list {
         [] => "-".to_owned(),
@@ -211,32 +296,47 @@ fn dash(list: &[String]) -> String {
     }
 }
 
-fn table(report: &Report) -> String {
-    let mut rows = vec![["INDEX", "MODEL", "UUID", "BUS", "MINOR", "CELLS"].map(str::to_owned)];
-    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+fn table(report: &Report, with_stats: bool) -> String {
+    let mut head = vec!["INDEX", "MODEL", "UUID", "BUS", "MINOR"];
+    if with_stats {
+        head.extend(["MEMORY", "LOAD"]);
+    }
+    head.push("CELLS");
+    let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+    let none = || "-".to_owned();
     for gpu in &report.gpus {
-        rows.push([
+        let mut row = vec![
             gpu.index.to_string(),
-            or_dash(&gpu.model),
-            or_dash(&gpu.uuid),
+            gpu.model.clone().unwrap_or_else(none),
+            gpu.uuid.clone().unwrap_or_else(none),
             gpu.bus.clone(),
             gpu.minor.to_string(),
-            dash(&gpu.cells),
-        ]);
+        ];
+        if with_stats {
+            let stats = gpu.stats.as_ref();
+            row.push(used(stats.and_then(|s| s.memory)));
+            row.push(percent(stats.and_then(|s| s.utilization)));
+        }
+        row.push(dash(&gpu.cells));
+        rows.push(row);
         for mig in &gpu.mig {
-            let what = format!("MIG {}/{}", mig.gpu_instance, mig.compute_instance);
-            let none = || "-".to_owned();
-            rows.push([
+            let stats = mig.stats.as_ref();
+            let mut row = vec![
                 mig.name.clone(),
-                what,
-                none(),
+                format!("MIG {}/{}", mig.gpu_instance, mig.compute_instance),
+                stats.map_or_else(none, |s| s.uuid.clone()),
                 gpu.bus.clone(),
                 gpu.minor.to_string(),
-                dash(&mig.cells),
-            ]);
+            ];
+            if with_stats {
+                row.extend([used(stats.and_then(|s| s.memory)), none()]);
+            }
+            row.push(dash(&mig.cells));
+            rows.push(row);
         }
     }
-    let mut width = [0; 5];
+    let last = rows[0].len() - 1;
+    let mut width = vec![0; last];
     for row in &rows {
         for (max, cell) in width.iter_mut().zip(row) {
             *max = (*max).max(cell.chars().count());
@@ -244,10 +344,10 @@ fn table(report: &Report) -> String {
     }
     let mut out = String::new();
     for row in &rows {
-        for (cell, width) in row.iter().zip(width) {
+        for (cell, width) in row.iter().zip(&width) {
             let _ = write!(out, "{cell:width$}  ");
         }
-        let _ = writeln!(out, "{}", row[5]);
+        let _ = writeln!(out, "{}", row[last]);
     }
     let cuda = match &report.cuda {
         Some(version) => format!(", CUDA {version}"),
@@ -271,11 +371,28 @@ struct Facts {
     driver: String,
     cuda: Option<String>,
     cells: Vec<String>,
+    #[serde(flatten)]
+    stats: Option<Stats>,
     nodes: Vec<NodeLine>,
 }
 
-fn facts(inv: &Inventory, holders: &Holders, chosen: &Chosen) -> Result<Facts> {
+fn facts(
+    inv: &Inventory,
+    holders: &Holders,
+    chosen: &Chosen,
+    told: Option<&Told>,
+) -> Result<Facts> {
     let gpu = &chosen.gpu;
+    // A MIG device's UUID is NVML's to tell, and so is what it has of the GPU.
+    let part = chosen.mig.and_then(|mig| mig_stats(told, gpu, &mig));
+    let mut stats = stats(told, gpu)?;
+    if let (Some(_), Some(stats)) = (&chosen.mig, &mut stats) {
+        stats.memory = part.as_ref().and_then(|p| p.memory);
+        stats.utilization = None;
+        let parts = chosen.mig.map(|m| (m.gpu_instance, m.compute_instance));
+        let own = |p: &Process| p.gpu_instance.zip(p.compute_instance) == parts;
+        stats.processes.retain(own);
+    }
     let nodes = nodes::gpu_nodes(inv, chosen)?;
     Ok(Facts {
         name: match &chosen.mig {
@@ -283,8 +400,10 @@ fn facts(inv: &Inventory, holders: &Holders, chosen: &Chosen) -> Result<Facts> {
             None => gpu.index.to_string(),
         },
         model: gpu.model.clone(),
-        // A MIG device has one of its own, which only NVML knows.
-        uuid: gpu.uuid.clone().filter(|_| chosen.mig.is_none()),
+        uuid: match &chosen.mig {
+            None => gpu.uuid.clone(),
+            Some(_) => part.map(|p| p.uuid),
+        },
         bus: gpu.bus.clone(),
         gpu_instance: chosen.mig.map(|m| m.gpu_instance),
         compute_instance: chosen.mig.map(|m| m.compute_instance),
@@ -294,6 +413,7 @@ fn facts(inv: &Inventory, holders: &Holders, chosen: &Chosen) -> Result<Facts> {
             Some(mig) => holders.of(inv.majors.caps, mig.compute_instance_cap),
             None => holders.of(inv.majors.nvidia, gpu.minor),
         },
+        stats,
         nodes: nodes.iter().map(node_line).collect::<Result<_>>()?,
     })
 }
@@ -337,6 +457,16 @@ fn lines(facts: &Facts) -> String {
     line("driver", facts.driver.clone());
     if let Some(cuda) = &facts.cuda {
         line("cuda", cuda.clone());
+    }
+    if let Some(stats) = &facts.stats {
+        line("memory", used(stats.memory));
+        line("load", percent(stats.utilization));
+        for process in &stats.processes {
+            let memory = process
+                .memory
+                .map_or_else(|| "-".to_owned(), units::human_exact);
+            line("process", format!("{} ({memory})", process.pid));
+        }
     }
     line("cells", dash(&facts.cells));
     for node in &facts.nodes {

@@ -42,6 +42,8 @@ pub struct Config {
     pub capabilities: Capabilities,
     /// Folders of CDI files; a later one wins. Default /etc/cdi, /var/run/cdi.
     pub cdi_dirs: Vec<PathBuf>,
+    /// The program that asks NVML. Default /usr/libexec/gpucell/gpucell-monitor.
+    pub monitor: PathBuf,
 }
 
 impl Default for Config {
@@ -72,6 +74,8 @@ struct Nvidia {
     driver_capabilities: Capabilities,
     #[serde(deserialize_with = "absolute_list")]
     cdi_dirs: Vec<PathBuf>,
+    #[serde(deserialize_with = "absolute")]
+    monitor: PathBuf,
 }
 
 impl Default for Nvidia {
@@ -85,6 +89,7 @@ impl Default for Nvidia {
             driver_capabilities: Capabilities::ALL,
             // The two of the CDI specification ("CDI JSON Specification", "Placement").
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            monitor: "/usr/libexec/gpucell/gpucell-monitor".into(),
         }
     }
 }
@@ -186,6 +191,7 @@ impl Config {
             accept_mounts: nvidia.accept_mounts,
             capabilities: nvidia.driver_capabilities,
             cdi_dirs: nvidia.cdi_dirs,
+            monitor: nvidia.monitor,
         }
     }
 
@@ -203,6 +209,7 @@ impl Config {
                 accept_mounts: self.accept_mounts,
                 driver_capabilities: self.capabilities,
                 cdi_dirs: self.cdi_dirs.clone(),
+                monitor: self.monitor.clone(),
             },
         };
         let body =

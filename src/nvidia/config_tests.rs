@@ -21,6 +21,7 @@ fn an_empty_file_is_the_defaults() {
             accept_mounts: false,
             capabilities: Capabilities::ALL,
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            monitor: "/usr/libexec/gpucell/gpucell-monitor".into(),
         }
     );
     assert_eq!(parse("[nvidia]\n").unwrap(), config);
@@ -36,7 +37,8 @@ fn every_key() {
          accept-environment-unprivileged = false\n\
          accept-mounts = true\n\
          driver-capabilities = [\"utility\", \"video\"]\n\
-         cdi-dirs = [\"/srv/cdi\"]\n",
+         cdi-dirs = [\"/srv/cdi\"]\n\
+         monitor = \"/opt/monitor\"\n",
     )
     .unwrap();
     assert_eq!(
@@ -50,6 +52,7 @@ fn every_key() {
             accept_mounts: true,
             capabilities: Capabilities::UTILITY | Capabilities::VIDEO,
             cdi_dirs: vec!["/srv/cdi".into()],
+            monitor: "/opt/monitor".into(),
         }
     );
     // What is printed says the same.

@@ -15,6 +15,7 @@ use super::config::Config;
 use super::files::{Place, gpu_edits, switch_edits};
 use super::hook::Work;
 use super::inventory::{Chosen, Host, Inventory};
+use super::monitor::{Nvml, Told};
 use super::nodes::{self, Node};
 use super::require::{self, Facts, Requirement, Version};
 use super::select::{self, Asked, CdiName, Flag, Gpus, Request};
@@ -258,8 +259,9 @@ impl Injection {
         }
         let driver = Driver::discover(&host, cell.state)?;
         let inv = &driver.inventory;
-        let chosen = choose(inv, &request.gpus)?;
-        meets(&request.requirements, inv, &chosen)?;
+        let nvml = Nvml::new(config, &driver);
+        let chosen = choose(inv, &request.gpus, &nvml)?;
+        meets(&request.requirements, inv, &chosen, &nvml)?;
 
         let place = place(cell.rootfs)?;
         let caps = request.capabilities;
@@ -292,7 +294,7 @@ fn new_user_namespace(spec: &Spec) -> bool {
 }
 
 /// The devices of a request, each once.
-fn choose(inv: &Inventory, gpus: &Gpus) -> Result<Vec<Chosen>> {
+fn choose(inv: &Inventory, gpus: &Gpus, nvml: &Nvml) -> Result<Vec<Chosen>> {
     let list = match gpus {
         Gpus::None => return Ok(Vec::new()),
         Gpus::All => return inv.all(),
@@ -301,7 +303,10 @@ fn choose(inv: &Inventory, gpus: &Gpus) -> Result<Vec<Chosen>> {
     };
     let mut chosen: Vec<Chosen> = Vec::new();
     for id in &list {
-        let one = inv.resolve(id)?;
+        let one = match id.needs_nvml() {
+            true => inv.resolve_told(id, nvml.told()?)?,
+            false => inv.resolve(id)?,
+        };
         if !chosen.contains(&one) {
             chosen.push(one);
         }
@@ -330,8 +335,13 @@ fn driver_meets(requirements: &[Requirement], inv: &Inventory) -> Result<()> {
     require::check_driver(requirements, cuda.as_ref(), &driver)
 }
 
-/// Architecture and brand are not in procfs.
-fn meets(requirements: &[Requirement], inv: &Inventory, chosen: &[Chosen]) -> Result<()> {
+/// Architecture and brand are not in procfs: NVML is asked when a requirement hangs on them.
+fn meets(
+    requirements: &[Requirement],
+    inv: &Inventory,
+    chosen: &[Chosen],
+    nvml: &Nvml,
+) -> Result<()> {
     if requirements.is_empty() {
         return Ok(());
     }
@@ -339,18 +349,35 @@ fn meets(requirements: &[Requirement], inv: &Inventory, chosen: &[Chosen]) -> Re
         return driver_meets(requirements, inv);
     }
     let (cuda, driver) = versions(inv)?;
-    let labels: Vec<String> = chosen
-        .iter()
-        .map(|c| format!("GPU {}", c.gpu.index))
-        .collect();
-    let facts = labels.iter().map(|label| Facts {
-        label,
-        cuda: cuda.as_ref(),
-        driver: &driver,
-        arch: None,
-        brand: None,
-    });
-    require::check(requirements, &facts.collect::<Vec<_>>())
+    let told = |chosen: &Chosen, told: Option<&Told>| {
+        let gpu = told.and_then(|t| t.of(&chosen.gpu));
+        let arch = gpu.and_then(|g| g.arch.as_deref());
+        let arch = arch.map(Version::parse).transpose()?;
+        let brand = gpu.and_then(|g| g.brand.clone());
+        Ok((format!("GPU {}", chosen.gpu.index), arch, brand))
+    };
+    let check = |from: Option<&Told>| -> Result<()> {
+        let known: Vec<_> = chosen
+            .iter()
+            .map(|c| told(c, from))
+            .collect::<Result<_>>()?;
+        let facts = known.iter().map(|(label, arch, brand)| Facts {
+            label,
+            cuda: cuda.as_ref(),
+            driver: &driver,
+            arch: arch.as_ref(),
+            brand: brand.as_deref(),
+        });
+        require::check(requirements, &facts.collect::<Vec<_>>())
+    };
+    match check(None) {
+        Err(e) if require::about_gpus(requirements) => match nvml.told() {
+            Ok(told) => check(Some(told)),
+            // Its absence is worth a word, but not the reason.
+            Err(why) => Err(Error::msg(format!("{e} ({why})"))),
+        },
+        other => other,
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -5,7 +5,8 @@
 //! ld.so.cache ([`ldcache`]). All of it ends in container edits ([`crate::spec::edit`]): discovery
 //! decides, the one edit function applies, the engine carries out.
 //!
-//! It must not execute or load anything (no NVML, no ldconfig, no hook program), and must not mount.
+//! It must not load anything or mount, nor execute anything (no ldconfig, no hook program) but, where only
+//! NVML can tell, the program that asks it ([`monitor`]).
 
 pub mod cache;
 pub mod capabilities;
@@ -18,6 +19,7 @@ pub mod inject;
 pub mod inventory;
 pub mod ldcache;
 pub mod live;
+pub mod monitor;
 pub mod nodes;
 pub mod require;
 pub mod select;

@@ -200,6 +200,13 @@ impl Requirement {
     }
 }
 
+/// Whether one of them is about a GPU itself: its architecture or brand, which procfs doesn't tell.
+pub fn about_gpus(requirements: &[Requirement]) -> bool {
+    let all = requirements.iter().flat_map(|r| r.alternatives.iter());
+    let about = |c: &Condition| matches!(c.property, Property::Arch | Property::Brand);
+    all.flatten().any(about)
+}
+
 /// The variable and what it requires: `NVIDIA_REQUIRE_CUDA: cuda>=12.4 brand=tesla,driver>=470`.
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,6 +19,7 @@ part_deb() {
     for f in man/man1/gpucell-setup.1.gz man/man1/gpucell.1.gz doc/gpucell/copyright doc/gpucell/docs/oci.md; do
       dpkg -L gpucell | grep -qx /usr/share/\$f || exit 1
     done"
+  check monitor guest '/usr/libexec/gpucell/gpucell-monitor 2>&1 | grep libnvidia-ml'
   check run guest 'cd /root/hello && gpucell exec ./ | grep -q "hello from a cell"'
   check docker guest 'gpucell setup docker && systemctl restart docker && cd /root/hello/rootfs && tar -c . | docker import - hello &&
     docker run --rm --runtime gpucell --network none hello /bin/hello print "docker hello" | grep -q "docker hello" &&

@@ -126,9 +126,14 @@ docker_limits() {
   ends 2 'esource temporarily unavailable\|an.t fork' docker exec li sh -c 'for i in $(seq 30); do sleep 5 & done'
   ends 0 '/ 96MiB' docker stats --no-stream --format '{{.MemUsage}}' li
   docker rm -f li
-  ends 137 '' d run --name li --memory 64m --memory-swap 64m base /opt/conda/bin/python -c 'b = bytearray(200 << 20)'
-  is 'true 137' docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' li
-  docker rm li
+  # containerd's shim may hear of the exit before it hears of the kill, under any runtime: then once more.
+  for _ in 1 2 3; do
+    ends 137 '' d run --name li --memory 64m --memory-swap 64m base /opt/conda/bin/python -c 'b = bytearray(200 << 20)'
+    see=$(docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' li)
+    docker rm li
+    [ "$see" != 'true 137' ] || break
+  done
+  is 'true 137' echo "$see"
   # A node that isn't in the list: its number stays closed.
   is 'not permitted' d run --rm --cap-add MKNOD base sh -c 'mknod /tmp/n c 1 11; cat /tmp/n 2>&1 | grep -o "not permitted"'
   is 'crw-rw-rw- 1 root root 1, 7 works' d run --rm --device /dev/full:/dev/mine:rw base sh -c \

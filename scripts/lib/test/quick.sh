@@ -8,6 +8,7 @@ part_quick() {
   say "  on this machine, $(rustc --version)"
   cd "$REPO"
   check fmt cargo fmt --check
+  check fmt-monitor cargo fmt --check --manifest-path monitor/Cargo.toml
   check fmt-bundles rustfmt --edition 2024 --check bundles/*/*.rs
   check scripts bash -c 'for f in .ci/run scripts/* scripts/lib/* scripts/lib/test/* bundles/*/make; do
       [ -f "$f" ] && [ "$(head -c 11 "$f")" = "#!/bin/bash" -o "${f##*.}" = sh ] || continue
@@ -17,6 +18,7 @@ part_quick() {
   # Debian's toolchain has no clippy; CI's has.
   if command -v cargo-clippy >/dev/null; then
     check clippy cargo clippy --locked --all-targets --quiet -- -D warnings
+    check clippy-monitor sh -c 'cd monitor && cargo clippy --locked --quiet -- -D warnings'
   else
     say "  skipped clippy: this toolchain has none"
   fi

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
+use super::monitor::Told;
 use super::select::GpuId;
 use crate::{Error, Result};
 
@@ -230,6 +231,43 @@ impl Inventory {
         })
     }
 
+    /// The device of a name that only NVML knows ([`GpuId::needs_nvml`]), by its answer.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`]; what NVML knows isn't in procfs.
+    pub fn resolve_told(&self, id: &GpuId, told: &Told) -> Result<Chosen> {
+        let GpuId::MigUuid(uuid) = id else {
+            return self.resolve(id);
+        };
+        for gpu in &self.gpus {
+            let parts = told.of(gpu).map_or(&[][..], |t| &t.mig);
+            let Some(found) = parts.iter().find(|m| m.uuid.eq_ignore_ascii_case(uuid)) else {
+                continue;
+            };
+            let same = |m: &Mig| {
+                (m.gpu_instance, m.compute_instance) == (found.gpu_instance, found.compute_instance)
+            };
+            let part = self.mig(gpu)?.into_iter().find(same);
+            return part.map_or_else(
+                || {
+                    Err(Error::msg(format!(
+                        "MIG device {uuid}: GPU {} has no instance {}/{} in procfs",
+                        gpu.index, found.gpu_instance, found.compute_instance
+                    )))
+                },
+                |part| {
+                    Ok(Chosen {
+                        gpu: gpu.clone(),
+                        mig: Some(part),
+                    })
+                },
+            );
+        }
+        Err(Error::msg(format!(
+            "MIG device {uuid} doesn't exist (`gpucell gpu list --stats` shows the UUIDs)"
+        )))
+    }
+
     fn by_uuid(&self, uuid: &str) -> Option<&Gpu> {
         self.gpus.iter().find(|g| g.uuid.as_deref() == Some(uuid))
     }
@@ -241,7 +279,7 @@ impl Inventory {
         let [gpu, gi, ci] = parts[..] else {
             return Err(Error::unsupported(
                 format!("MIG device {uuid} by its UUID"),
-                "only NVML knows these UUIDs; name it GPU:MIG, as 0:1 (`gpucell gpu list`)",
+                "only NVML knows it; name it GPU:MIG, as 0:1 (`gpucell gpu list`)",
             ));
         };
         let (Some(parent), Ok(gi), Ok(ci)) =

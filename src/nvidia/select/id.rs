@@ -25,6 +25,11 @@ pub enum GpuId {
 }
 
 impl GpuId {
+    /// Whether only NVML can tell whom it means: a MIG device's UUID that doesn't hold its parts.
+    pub fn needs_nvml(&self) -> bool {
+        matches!(self, GpuId::MigUuid(uuid) if !uuid.contains('/'))
+    }
+
     /// Reads one name. Case of UUIDs and bus ids doesn't matter, as in libnvidia-container.
     ///
     /// # Errors
