@@ -43,7 +43,8 @@ fn built() -> &'static (PathBuf, PathBuf) {
         let part = dir.join(format!("libnvidia-ml.so.{}", std::process::id()));
         done(
             Command::new(Path::new(env!("CARGO")).with_file_name("rustc"))
-                .args(["--edition", "2024", "--crate-type", "cdylib", "-o"])
+                .args(["--edition", "2024", "--crate-type", "cdylib"])
+                .args(["-C", "link-arg=-Wl,-soname,libnvidia-ml.so.1", "-o"])
                 .arg(&part)
                 .arg(Path::new(REPO).join("tests/fakes/nvml.rs")),
         );

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::Driver;
 use super::config::Config;
-use super::files::{self, DriverFiles};
+use super::files::{self, DriverFiles, Kind};
 use super::inventory::{Gpu, Inventory};
 use crate::{Error, Result};
 
@@ -190,18 +190,16 @@ fn library(
             &searched
         }
     };
-    let stem = LIBRARY.trim_end_matches('1');
-    let named = |path: &Path| {
-        let name = path.file_name().and_then(|n| n.to_str());
-        name.is_some_and(|n| n.starts_with(stem)) && !path.starts_with("/usr/lib/i386-linux-gnu")
+    let wanted = |f: &&files::DriverFile| matches!(&f.kind, Kind::Library { soname: Some(name), bits32: false } if name == LIBRARY);
+    let Some(found) = files.files.iter().find(wanted) else {
+        let root = config.driver_root.display();
+        return Err(Error::unsupported(
+            "what only NVML knows",
+            format!("no {LIBRARY} of this driver in {root}"),
+        ));
     };
-    let found = files.files.iter().find(|f| named(&f.path));
-    let below = |path: &Path| {
-        config
-            .driver_root
-            .join(path.strip_prefix("/").unwrap_or(path))
-    };
-    Ok(found.map(|f| below(&f.real)))
+    let inside = found.real.strip_prefix("/").unwrap_or(&found.real);
+    Ok(Some(config.driver_root.join(inside)))
 }
 
 fn answer(program: &Path, library: Option<&Path>, limit: Duration) -> Result<Vec<u8>> {
