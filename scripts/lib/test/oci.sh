@@ -2,9 +2,9 @@
 # runs those of DIR, a copy of that repository in which its `make runtimetest validation-executables` was run;
 # nothing here makes one. By hand only; docs/oci.md has what came out.
 #
-# A program passes when it ends with 0 and writes neither `not ok` nor an error in its YAML; some write a YAML
-# alone. Those that a runtime cannot pass are in tests/oci-suite.list, each with its reason: these must
-# fail, so that the list stays true.
+# A program passes when it ends with 0 and writes no `not ok`. Some write no verdict but a YAML: then when that holds
+# no error (in that of an `ok` it is the one which the test asks for). Those that a runtime cannot pass are in
+# tests/oci-suite.list, each with its reason: these must fail, so that the list stays true.
 
 part_oci() {
   local dir=$OCI_DIR copy="$REPO/target/oci-suite" name want log got
@@ -23,9 +23,13 @@ part_oci() {
     cp /run/oci/gpucell /usr/local/bin"
   for name in "$copy"/validation/*/*.t; do
     name=${name##*/} name=${name%.t} log=$LOGS/suite-$name.log
-    guest "cd /run/oci && RUNTIME=/usr/local/bin/gpucell timeout 180 validation/$name/$name.t" > "$log" 2>&1 </dev/null || echo "ends with $?" >> "$log"
     want=passes
     ! grep -q "^$name " "$REPO/tests/oci-suite.list" || want=fails
+    # Three times: poststart looks at the order of two lines that are written at the same time.
+    for _ in 1 2 3; do
+      guest "cd /run/oci && RUNTIME=/usr/local/bin/gpucell timeout 180 validation/$name/$name.t" > "$log" 2>&1 </dev/null || echo "ends with $?" >> "$log"
+      [ "$want" = passes ] && ! comes_out passes "$log" >/dev/null || break
+    done
     check "$name" comes_out "$want" "$log"
   done
   guest_stop
@@ -35,6 +39,10 @@ part_oci() {
 # comes_out WANTED LOG: what a program wrote says that it passes or fails, as wanted.
 comes_out() {
   local got=passes
-  ! grep -qE '^not ok|^ends with|"error": "[^"]' "$2" || got=fails
+  if grep -qE '^(not )?ok' "$2"; then
+    ! grep -qE '^not ok|^ends with' "$2" || got=fails
+  else
+    ! grep -qE '^ends with|"error": "[^"]' "$2" || got=fails
+  fi
   [ "$got" = "$1" ] || { echo "it $got"; cat "$2"; return 1; }
 }
