@@ -35,6 +35,7 @@ hog SIZE [SECONDS]     allocates and touches SIZE (64m, 1g), then holds it for S
 spin SECONDS [N]       burns CPU on N threads, prints CPU-seconds used and per cent of one CPU
 tasks N                starts up to N processes that sleep; prints how many there could be
 sleep SECONDS          sleeps
+count FILE             counts up without end: each number is printed, and is what FILE holds
 signals                prints `ready`, then each signal received; ends on TERM or INT with 128+n
 fd FD                  is this descriptor open?
 syscall NUMBER [N...]  a system call with numbers for arguments: `result N`, or the error, exit 1
@@ -225,6 +226,10 @@ fn run(command: &str, rest: &[&str]) -> io::Result<i32> {
         "sleep" => {
             drop(out);
             thread::sleep(seconds(rest, 0)?);
+        }
+        "count" => {
+            drop(out);
+            return count(word(rest, 0)?);
         }
         "signals" => {
             drop(out);
@@ -559,6 +564,20 @@ static GOT: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn on_signal(n: i32) {
     GOT.store(n, Ordering::SeqCst);
+}
+
+/// A number every 20 ms. The file is never seen half written.
+fn count(file: &str) -> io::Result<i32> {
+    let next = format!("{file}.next");
+    for n in 1_u64.. {
+        fs::write(&next, n.to_string())?;
+        fs::rename(&next, file)?;
+        let mut out = io::stdout().lock();
+        writeln!(out, "{n}")?;
+        out.flush()?;
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(0)
 }
 
 /// Prints each signal received. Waits by sleeping in short steps: a signal between a look and a

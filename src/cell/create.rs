@@ -88,15 +88,17 @@ pub enum Until {
     Running,
 }
 
+/// As [`prepare`], but the group of a cell of that name is in the way sooner than its state.
+pub(super) fn prepared(store: &Store, opts: &CreateOptions) -> Result<Prepared> {
+    prepare(opts).map_err(|e| match super::store::check_id(&opts.id) {
+        Ok(()) if store.dir(&opts.id).exists() => store.exists(&opts.id),
+        _ => e,
+    })
+}
+
 /// Creates a cell. On an error nothing is left behind.
 pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Made> {
-    let prepared = prepare(&opts).map_err(|e| {
-        // The group of a cell of that name is in the way sooner than its state.
-        match super::store::check_id(&opts.id) {
-            Ok(()) if store.dir(&opts.id).exists() => store.exists(&opts.id),
-            _ => e,
-        }
-    })?;
+    let prepared = prepared(store, &opts)?;
     let root = nix::unistd::geteuid().is_root();
     if root && (prepared.plan.id_maps.is_none() || !prepared.rootless) {
         // Nobody in a pid namespace that the child joins may look into it or its descriptors.
@@ -133,7 +135,7 @@ pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Ma
     }
 }
 
-fn first_state(opts: &mut CreateOptions, p: &Prepared, resctrl: Vec<PathBuf>) -> Saved {
+pub(super) fn first_state(opts: &mut CreateOptions, p: &Prepared, resctrl: Vec<PathBuf>) -> Saved {
     let ns = &p.plan.namespaces;
     Saved {
         oci_version: opts.spec.version().clone(),
@@ -162,10 +164,10 @@ fn first_state(opts: &mut CreateOptions, p: &Prepared, resctrl: Vec<PathBuf>) ->
 }
 
 /// Undoes a creation that failed.
-struct Undo {
-    lock: Option<Lock>,
-    saved: Saved,
-    child: Option<OwnedFd>,
+pub(super) struct Undo {
+    pub lock: Option<Lock>,
+    pub saved: Saved,
+    pub child: Option<OwnedFd>,
 }
 
 impl Undo {
@@ -182,7 +184,7 @@ impl Undo {
         }
     }
 
-    fn undo(&mut self) {
+    pub fn undo(&mut self) {
         let made = self.child.is_some();
         if let Some(pidfd) = self.child.take() {
             let _ = crate::sys::clone::pidfd_kill(pidfd.as_fd(), libc::SIGKILL);
@@ -205,10 +207,10 @@ impl Undo {
     }
 }
 
-type Console = Option<(OwnedFd, Option<OwnedFd>)>;
+pub(super) type Console = Option<(OwnedFd, Option<OwnedFd>)>;
 
 /// The socket for the terminal: the caller's, or a pair whose other end we keep.
-fn console_socket(opts: &CreateOptions, plan: &Plan, until: Until) -> Result<Console> {
+pub(super) fn console_socket(opts: &CreateOptions, plan: &Plan, until: Until) -> Result<Console> {
     match (&opts.console_socket, plan.process.terminal) {
         (Some(_), false) => Err(Error::msg(
             "cannot use --console-socket: the configuration has no process.terminal",
@@ -472,7 +474,7 @@ fn go(sock: BorrowedFd, pid: i32) -> Result<()> {
         .map_err(|e| Error::step("talk to", "the cell's first process", e))
 }
 
-fn save_config(lock: &Lock, opts: &CreateOptions) -> Result<()> {
+pub(super) fn save_config(lock: &Lock, opts: &CreateOptions) -> Result<()> {
     match &opts.config {
         Some(text) => lock.write("config.json", text),
         None => {

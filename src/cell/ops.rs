@@ -355,7 +355,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     destroy(&lock, &saved)
 }
 
-fn kill_and_wait(saved: &Saved) -> Result<()> {
+pub(super) fn kill_and_wait(saved: &Saved) -> Result<()> {
     saved.cgroup.kill_all()?;
     // A cell without groups of its own still has its first process.
     if saved.alive()

@@ -1,5 +1,6 @@
 //! Running a cell to its end: create, start, wait, clean up.
 
+use super::checkpoint::{self, RestoreOptions};
 use super::create::{CreateOptions, Made, Until, create};
 use super::ops;
 use super::store::Store;
@@ -38,16 +39,50 @@ pub struct RunOutcome {
 /// Creates and runs a cell. In the foreground, signals go to the program, and everything is
 /// removed when it ends.
 pub fn run(store: &Store, opts: CreateOptions, how: RunOptions) -> Result<RunOutcome> {
+    let signals = ready(how)?;
+    let made = create(store, opts, Until::Running)?;
+    if let Err(e) = ops::poststart(&made.lock, &made.saved) {
+        let _ = made.saved.cgroup.kill_all();
+        let _ = clone::wait_pidfd(made.child.pidfd.as_fd());
+        ops::destroy(&made.lock, &made.saved)?;
+        return Err(e);
+    }
+    follow(store, made, signals, how)
+}
+
+/// Restores a cell, and is with it as [`run`] is.
+///
+/// # Errors
+/// As [`checkpoint::restore`] and [`run`].
+pub fn restore(
+    store: &Store,
+    opts: CreateOptions,
+    from: &RestoreOptions,
+    how: RunOptions,
+) -> Result<RunOutcome> {
+    let signals = ready(how)?;
+    let made = checkpoint::restore(store, opts, from)?;
+    follow(store, made, signals, how)
+}
+
+/// What has to be settled before there is a child; the signals when it is followed to its end.
+fn ready(how: RunOptions) -> Result<Option<Signals>> {
     if !how.detach && !how.no_subreaper {
         clone::set_subreaper().map_err(|e| Error::step("become", "subreaper", e))?;
     }
-    // A terminal of our own when the configuration wants one and the caller brought no socket.
-    let signals = if how.detach {
-        None
-    } else {
-        Some(Signals::block()?)
-    };
-    let made = create(store, opts, Until::Running)?;
+    match how.detach {
+        true => Ok(None),
+        false => Signals::block().map(Some),
+    }
+}
+
+/// Leaves a cell to itself, or follows it to its end.
+fn follow(
+    store: &Store,
+    made: Made,
+    signals: Option<Signals>,
+    how: RunOptions,
+) -> Result<RunOutcome> {
     let Made {
         saved,
         lock,
@@ -55,12 +90,6 @@ pub fn run(store: &Store, opts: CreateOptions, how: RunOptions) -> Result<RunOut
         console,
         warnings,
     } = made;
-    if let Err(e) = ops::poststart(&lock, &saved) {
-        let _ = saved.cgroup.kill_all();
-        let _ = clone::wait_pidfd(child.pidfd.as_fd());
-        ops::destroy(&lock, &saved)?;
-        return Err(e);
-    }
     let Some(signals) = signals else {
         return Ok(RunOutcome {
             code: 0,

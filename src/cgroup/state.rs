@@ -325,6 +325,17 @@ impl CgroupState {
         }
     }
 
+    /// The folder of the group that freezes, for a program that does it by itself. None where that program
+    /// could not tell the kinds apart: hybrid hosts.
+    pub fn freezer_path(&self) -> Option<String> {
+        let group = match self.mode {
+            Some(Mode::V2) => self.v2.as_ref(),
+            Some(Mode::V1) => self.v1_group("freezer"),
+            Some(Mode::Hybrid) | None => None,
+        };
+        group.map(Group::full_path)
+    }
+
     /// The group that freezes, and whether it is v2's (Linux 5.2).
     fn freezer(&self) -> Result<(Dir, bool)> {
         let group = self.v2.as_ref().or_else(|| self.v1_group("freezer"));

@@ -41,27 +41,54 @@ pub struct Common {
 impl Common {
     fn options(self, globals: &Globals) -> Result<CreateOptions> {
         create::sanitize_fds(self.preserve_fds)?;
-        let text = load::read(&self.bundle)?;
-        let loaded = load::parse(&text)?;
-        log::warnings(globals, &loaded.warnings);
-        let mut spec = loaded.spec;
-        let (edited, nvidia) = gpus(globals, &mut spec, &self.bundle)?;
         Ok(CreateOptions {
-            id: self.id,
-            bundle: self.bundle,
-            spec,
-            config: (!edited).then_some(text),
             console_socket: self.console_socket,
             pidfd_socket: self.pidfd_socket,
             pid_file: self.pid_file,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             preserve_fds: self.preserve_fds,
-            nvidia,
-            driver: globals.driver(),
-            ..CreateOptions::default()
+            ..configured(globals, self.id, self.bundle)?
         })
     }
+}
+
+/// A cell as its bundle has it, with the GPUs it asks for.
+pub fn configured(globals: &Globals, id: String, bundle: PathBuf) -> Result<CreateOptions> {
+    let text = load::read(&bundle)?;
+    let loaded = load::parse(&text)?;
+    log::warnings(globals, &loaded.warnings);
+    let mut spec = loaded.spec;
+    let (edited, nvidia) = gpus(globals, &mut spec, &bundle)?;
+    Ok(CreateOptions {
+        id,
+        bundle,
+        spec,
+        config: (!edited).then_some(text),
+        nvidia,
+        driver: globals.driver(),
+        ..CreateOptions::default()
+    })
+}
+
+/// A detached cell's terminal needs a receiver, and only a detached one's has another than us.
+pub fn refuse_terminal(opts: &CreateOptions, detach: bool) -> Result<()> {
+    let terminal = opts
+        .spec
+        .process()
+        .as_ref()
+        .is_some_and(|p| p.terminal().unwrap_or(false));
+    if detach && terminal && opts.console_socket.is_none() {
+        return Err(Error::msg(
+            "cannot allocate tty if the cell is detached without setting console socket",
+        ));
+    }
+    if !detach && opts.console_socket.is_some() {
+        return Err(Error::msg(
+            "cannot use console socket if the cell is not detached",
+        ));
+    }
+    Ok(())
 }
 
 /// Gives the cell the GPUs its configuration asks for, as NVIDIA's runtime does. Returns whether the
@@ -126,21 +153,7 @@ pub struct Run {
 impl Run {
     pub(super) fn run(self, g: &Globals) -> Result<i32> {
         let opts = self.common.options(g)?;
-        let terminal = opts
-            .spec
-            .process()
-            .as_ref()
-            .is_some_and(|p| p.terminal().unwrap_or(false));
-        if self.detach && terminal && opts.console_socket.is_none() {
-            return Err(Error::msg(
-                "cannot allocate tty if the cell is detached without setting console socket",
-            ));
-        }
-        if !self.detach && opts.console_socket.is_some() {
-            return Err(Error::msg(
-                "cannot use console socket if the cell is not detached",
-            ));
-        }
+        refuse_terminal(&opts, self.detach)?;
         let how = RunOptions {
             detach: self.detach,
             keep: self.keep,

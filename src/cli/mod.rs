@@ -70,7 +70,7 @@ pub struct Globals {
     /// Accepted for runc's callers; found out by itself
     #[arg(long, value_name = "BOOL", hide = true)]
     pub rootless: Option<String>,
-    /// Accepted for runc's callers: CRIU is not used
+    /// Accepted for runc's callers: criu is found on PATH
     #[arg(long, value_name = "FILE", hide = true)]
     pub criu: Option<String>,
 }
@@ -155,9 +155,7 @@ enum Command {
     List(lifecycle::List),
     Features(features::Features),
     Spec(spec::Spec),
-    #[command(hide = true)]
     Checkpoint(checkpoint::Checkpoint),
-    #[command(hide = true)]
     Restore(checkpoint::Restore),
     Config(config::Config),
     Setup(setup::Setup),
@@ -188,12 +186,15 @@ pub fn main() -> i32 {
     }
     let args = reading(args);
     let usage = usage_code(&args);
-    let probed = verb(&args).is_some_and(|at| args[at] == checkpoint::Checkpoint::PROBED);
+    let probed = verb(&args).is_some_and(|at| args[at] == checkpoint::PROBED);
     let cli = match parse(args) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return if e.use_stderr() || probed { usage } else { 0 };
+            if probed {
+                checkpoint::answer_probe(&e);
+            }
+            return if e.use_stderr() { usage } else { 0 };
         }
     };
     let globals = cli.globals.clone();
@@ -273,7 +274,7 @@ fn dispatch(cli: Cli) -> Result<i32, Failure> {
         Command::Features(a) => a.run()?,
         Command::Spec(a) => a.run()?,
         Command::Checkpoint(a) => a.run(g)?,
-        Command::Restore(a) => a.run()?,
+        Command::Restore(a) => a.run(g)?,
         Command::List(a) => a.run(g)?,
         Command::Pull(a) => pull::run(a).map(|()| 0)?,
         Command::Exec(a) => a.run(g)?,
