@@ -20,17 +20,16 @@ use support::{GPUCELL, Outcome, outcome};
 
 const M: u64 = 1 << 20;
 
-/// Whether CRIU works here. In the test machine it has to.
+/// Whether CRIU works here. In the test machine it has to (Debian 12 has no package of it).
 fn here() -> bool {
     let works = Command::new("criu")
         .arg("check")
         .output()
         .is_ok_and(|o| o.status.success());
     let name = fs::read_to_string("/proc/sys/kernel/hostname").expect("a host name");
-    assert!(
-        works || name.trim() != "gpucell-guest",
-        "the test machine's criu doesn't work"
-    );
+    let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let promised = name.trim() == "gpucell-guest" && !system.contains("VERSION_ID=\"12\"");
+    assert!(works || !promised, "the test machine's criu doesn't work");
     if !works {
         eprintln!("no criu that works here: this runs in the test machine (scripts/test vm)");
     }

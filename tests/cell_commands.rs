@@ -184,7 +184,7 @@ fn what_spec_writes_runs() {
 #[test]
 fn checkpoint_and_restore_have_runcs_flags() {
     let cell = sleeper();
-    let flags = "--image-path i --work-path w --parent-path p --leave-running --tcp-established --ext-unix-sk \
+    let flags = "--image-path i --work-path w --parent-path p --leave-running --leave-running --tcp-established --ext-unix-sk \
                  --shell-job --lazy-pages --status-fd -1 --page-server a:1 --file-locks --pre-dump --link-remap \
                  --manage-cgroups-mode soft --empty-ns network --auto-dedup --tcp-skip-in-flight";
     let flags: Vec<&str> = flags.split_whitespace().collect();

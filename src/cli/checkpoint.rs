@@ -93,8 +93,10 @@ impl Both {
 }
 
 /// Save a cell by CRIU
+// podman gives flags twice.
 #[derive(Debug, Clone, Args)]
 #[command(
+    args_override_self = true,
     after_help = "The cell is gone afterwards, unless --leave-running or --pre-dump is given.\n\n\
     Examples:\n  gpucell checkpoint --image-path /var/tmp/one one\n  \
     gpucell restore --image-path /var/tmp/one --bundle /bundles/hello --detach one"
@@ -163,8 +165,11 @@ fn status_fd(n: i32) -> Result<Option<i32>> {
 
 /// Bring back a cell that was saved by `checkpoint`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  \
-    gpucell restore --image-path /var/tmp/one --bundle /bundles/hello --detach one")]
+#[command(
+    args_override_self = true,
+    after_help = "Example:\n  \
+    gpucell restore --image-path /var/tmp/one --bundle /bundles/hello --detach one"
+)]
 pub struct Restore {
     /// Name of the cell
     id: String,
