@@ -47,6 +47,42 @@ podman_exec() {
   p rm -f -t 0 ex
 }
 
+# counted NAME: what the container made by podman_counter has counted to.
+counted() { p exec "$1" cat /n; }
+
+# beyond NAME NUMBER: it counts further than that.
+beyond() { local n; n=$(counted "$1") && [ "$n" -gt "$2" ]; }
+
+# A container goes on where it was: under its name, and under another from a file. Both times with its limits, its
+# volume and its network.
+podman_checkpoint() {
+  local n see='cat /seen/file /sys/fs/cgroup/memory.max'
+  podman_image
+  mkdir -p $WORK/seen
+  echo seen > $WORK/seen/file
+  p run -d --name ck --memory 64m -v $WORK/seen:/seen:ro base \
+    sh -c 'n=0; while :; do n=$((n+1)); echo $n > /n.new; mv /n.new /n; sleep 0.1; done'
+  until_ 60 beyond ck 10
+  n=$(counted ck)
+  p container checkpoint ck
+  is exited p inspect -f '{{.State.Status}}' ck
+  none groups_of "$(p inspect -f '{{.Id}}' ck)"
+  p container restore ck
+  is running p inspect -f '{{.State.Status}}' ck
+  until_ 20 beyond ck "$n"
+  is $'seen\n67108864' p exec ck sh -c "$see"
+  ends 0 'inet 10\.88' p exec ck ip -4 addr show eth0
+  n=$(counted ck)
+  p container checkpoint --export $WORK/ck.tar --leave-running ck
+  until_ 20 beyond ck "$n"
+  p rm -f -t 0 ck
+  p container restore --import $WORK/ck.tar --name ck2
+  until_ 20 beyond ck2 "$n"
+  is $'seen\n67108864' p exec ck2 sh -c "$see"
+  p rm -f -t 0 ck2
+  rm $WORK/ck.tar
+}
+
 podman_limits() {
   local see='cd /sys/fs/cgroup; echo $(cat memory.max memory.swap.max cpu.max pids.max cpuset.cpus)'
   p run -d --name li --memory 64m --memory-swap 96m --cpus 0.5 --pids-limit 50 --cpuset-cpus 0 base sleep 1000

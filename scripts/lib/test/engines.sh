@@ -26,7 +26,7 @@ part_engines() {
   for check in run exec pause metrics kill crash; do check "ctr-$check" guest "ctr_$check"; done
   check ctr-nothing-left guest ctr_nothing_left
   for mode in systemd cgroupfs; do
-    for check in run terminal exec limits pause stop pod play health crash; do
+    for check in run terminal exec limits checkpoint pause stop pod play health crash; do
       check "podman-$mode-$check" guest "MANAGER=$mode; podman_$check"
     done
     check "podman-$mode-nothing-left" guest "MANAGER=$mode; podman_nothing_left"
