@@ -307,6 +307,28 @@ Y
   docker-compose down -t 1 -v
 }
 
+# `docker checkpoint` is there in dockerd's experimental mode only.
+docker_checkpoint() {
+  local n
+  docker_with named cgroupfs '"experimental": true'
+  d run -d --name ck --memory 64m base sh -c 'n=0; while :; do n=$((n+1)); echo $n; sleep 0.1; done'
+  until_ 30 says '^9$' docker logs ck
+  docker checkpoint create ck one
+  is exited docker inspect -f '{{.State.Status}}' ck
+  none states /run/docker
+  n=$(docker logs --tail 1 ck)
+  docker start --checkpoint one ck
+  # The count goes on, in the log too.
+  until_ 30 says "^$((n + 3))\$" docker logs ck
+  is 1 sh -c 'docker logs ck | grep -c "^1\$"'
+  is 67108864 docker exec ck cat /sys/fs/cgroup/memory.max
+  ends 0 'inet 172\.17' docker exec ck ip -4 addr show eth0
+  docker checkpoint create --leave-running ck two
+  is running docker inspect -f '{{.State.Status}}' ck
+  docker rm -f ck
+  none states /run/docker
+}
+
 docker_remap() {
   docker_with named cgroupfs '"userns-remap": "tester"'
   is '0 100000 65536' d run --rm base sh -c 'echo $(cat /proc/self/uid_map)'

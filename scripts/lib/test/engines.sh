@@ -21,6 +21,7 @@ part_engines() {
   done
   check docker-build guest docker_build
   check docker-compose guest docker_compose
+  check docker-checkpoint guest docker_checkpoint
   check docker-userns-remap guest docker_remap
   check ctr-prepare guest ctr_prepare
   for check in run exec pause metrics kill crash; do check "ctr-$check" guest "ctr_$check"; done

@@ -4,8 +4,9 @@
 //! namespaces and mounts, and the first process is not executed but restored.
 
 use super::criu::{self, Criu, Notice, Place};
+use super::facts::{Root, host_path, v1_binds};
 use super::request::{self, LEFT_ALONE};
-use super::{Folders, RestoreOptions, Root, host_path, read_descriptors, refuse, v1_binds};
+use super::{Folders, RestoreOptions, read_descriptors, refuse};
 use crate::cell::create::{self, CreateOptions, Made, Undo, Until};
 use crate::cell::fault::{Fault, Step, WIRE};
 use crate::cell::prepare::Prepared;
