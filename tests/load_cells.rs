@@ -20,6 +20,10 @@ use serde_json::{Value, json};
 const SERIES: usize = 50;
 /// The last ones may take this much longer than the first.
 const SLOWER: f64 = 1.3;
+/// The same beside 1000 others where v1 hierarchies are mounted: a cell has nine file systems more there, of
+/// which the kernel makes each the dearer the more there are, for runc's containers as for ours (8 and 10 ms more,
+/// of 14 and 57).
+const SLOWER_V1: f64 = 2.0;
 
 /// A device number of this test's own.
 fn number() -> i32 {
@@ -202,12 +206,13 @@ fn no_slower(
     first: f64,
     mut last: f64,
     next: usize,
+    slower: f64,
     then: impl Fn(&str) + Copy,
 ) -> usize {
     println!("create: the first {SERIES} {first:.2} ms, the last {last:.2} ms (medians)");
     let mut at = next;
     for _ in 0..5 {
-        if last <= first * SLOWER {
+        if last <= first * slower {
             return at;
         }
         last = series(load, at, at + SERIES, then).0;
@@ -226,7 +231,7 @@ fn in_a_row() {
     series(&load, 0, 10, delete);
     let before = Kernel::now(cells);
     let (first, last) = series(&load, 10, 10 + cells, delete);
-    no_slower(&load, first, last, 10 + cells, delete);
+    no_slower(&load, first, last, 10 + cells, SLOWER, delete);
     load.all_gone(&before);
 }
 
@@ -234,10 +239,11 @@ fn in_a_row() {
 fn alive_at_once() {
     let load = Load::new();
     let cells = how_many("GPUCELL_LOAD_ALIVE", 1000);
+    let slower = if support::on_v2() { SLOWER } else { SLOWER_V1 };
     series(&load, 0, 10, |name| load.delete(name));
     let before = Kernel::now(cells);
     let (first, last) = series(&load, 10, 10 + cells, |_| ());
-    let end = no_slower(&load, first, last, 10 + cells, |_| ());
+    let end = no_slower(&load, first, last, 10 + cells, slower, |_| ());
 
     let list = support::outcome(load.cell.command(&["list"]).args(["--format", "json"])).ok();
     let list: Vec<Value> = serde_json::from_str(&list.out).unwrap();

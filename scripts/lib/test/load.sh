@@ -1,5 +1,5 @@
-# Part `load`: many cells in a row and at once, on this machine; fewer in the test machine, for cgroup v2 and
-# its device programs.
+# Part `load`: many cells in a row and at once, on this machine; in the test machine, for cgroup v2 and its device
+# programs, fewer in a row.
 
 part_load() {
   need_root "cells are made"
@@ -9,7 +9,7 @@ part_load() {
   tests load_cells timeout -k 10 3600 "$(program_path load_cells)" --quiet --nocapture
   figures load_cells
   guest_start load load_
-  GUEST_ENV="GPUCELL_LOAD_CELLS=200 GPUCELL_LOAD_ALIVE=100" tests load_cells-vm guest_program load_cells --nocapture
+  GPUCELL_VM_TIMEOUT=1200 GUEST_ENV="GPUCELL_LOAD_CELLS=200" tests load_cells-vm guest_program load_cells --nocapture
   figures load_cells-vm
   guest_stop
 }
