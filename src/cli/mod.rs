@@ -159,7 +159,10 @@ enum Command {
     Restore(checkpoint::Restore),
     Config(config::Config),
     Setup(setup::Setup),
+    // For packages, which have done it already.
+    #[command(hide = true)]
     Completions(docs::Completions),
+    #[command(hide = true)]
     Man(docs::Man),
 }
 

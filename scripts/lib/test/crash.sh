@@ -6,7 +6,7 @@ part_crash() {
   need_root "cells are made and their makers killed"
   build_tests || return 0
   "$REPO/scripts/bundle" hello
-  local points= few=GPUCELL_CRASH_POINTS=2 drivers=systemd driver
+  local points= few='GPUCELL_CRASH_POINTS=3 GPUCELL_CRASH_KINDS=docker' drivers=systemd driver
   [ -z "$ALL" ] || { points=GPUCELL_CRASH_POINTS=all few=$points drivers='cgroupfs systemd'; }
   cd "$REPO"
   tests crash_cells env $points timeout -k 10 3600 "$(program_path crash_cells)" --quiet --nocapture
