@@ -117,16 +117,7 @@ pub fn create(store: &Store, mut opts: CreateOptions, until: Until) -> Result<Ma
         child: None,
     };
     match make(&mut undo, &opts, &prepared, &joins, console, until) {
-        Ok((console, child)) => {
-            let lock = undo.lock.take().expect("held until here");
-            Ok(Made {
-                saved: undo.saved.clone(),
-                lock,
-                child,
-                console,
-                warnings: prepared.warnings,
-            })
-        }
+        Ok((console, child)) => Ok(undo.made(child, console, prepared.warnings)),
         Err(e) => {
             let e = undo.explain(e);
             undo.undo();
@@ -171,6 +162,17 @@ pub(super) struct Undo {
 }
 
 impl Undo {
+    /// The cell is made: nothing is undone.
+    pub fn made(mut self, child: Child, console: Option<OwnedFd>, warnings: Vec<String>) -> Made {
+        Made {
+            lock: self.lock.take().expect("held until here"),
+            saved: self.saved,
+            child,
+            console,
+            warnings,
+        }
+    }
+
     /// A child that died without a word was most likely killed by its memory limit.
     fn explain(&self, e: Error) -> Error {
         match (&e, cgroup::too_low(&self.saved.cgroup)) {

@@ -10,12 +10,11 @@
 //! config.md "Prestart" and "CreateRuntime Hooks").
 
 use super::child::become_root;
-use super::fault::{At, Fault, Stage, Step, WIRE};
-use super::userns;
+use super::fault::{At, Stage, Step};
+use super::{spawn, userns};
 use crate::plan::{Kind, Plan};
 use crate::rootfs::{self, CgroupView, Trees};
-use crate::sys::clone::{self, Clone3, Exit};
-use crate::sys::{cred, fd, misc, pipe};
+use crate::sys::{clone, cred, fd, misc};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use procfs::process::{MountInfo, MountOptFields, Process};
@@ -24,9 +23,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-
-/// The kind of message on the pipe; there is only one.
-const FAULT: u32 = 1;
 
 /// The process that will become the container's program.
 #[derive(Debug)]
@@ -93,32 +89,8 @@ impl Waiting {
         cred::set_dumpable(false).map_err(|e| Error::step("protect", "the hook's memory", e))?;
 
         let fail = |e: Errno| Error::step("enter", format!("process {}", self.pid), e);
-        let (read, write) = pipe::pair().map_err(fail)?;
-        let args = Clone3 {
-            flags: 0,
-            cgroup: None,
-        };
-        let child = clone::clone3(&args, || match self.inside(&plan, &trees) {
-            Ok(()) => 0,
-            Err(fault) => {
-                let _ = fd::write_all(write.as_fd(), &fault.encode(FAULT));
-                1
-            }
-        })
-        .map_err(fail)?;
-        drop(write);
-        let mut buf = [0; WIRE];
-        let said = fd::read(read.as_fd(), &mut buf).map_err(fail)?;
-        let ended = clone::wait_pidfd(child.pidfd.as_fd()).map_err(fail)?;
-        match (Fault::decode(&buf[..said]), ended) {
-            (None, Exit::Code(0)) => Ok(()),
-            (Some(fault), _) => Err(fault.explain(&plan)),
-            (None, other) => Err(Error::msg(format!(
-                "the child that entered process {} ended with {}",
-                self.pid,
-                other.code()
-            ))),
-        }
+        let who = format!("the child that entered process {}", self.pid);
+        spawn::aside(0, &plan, fail, &who, || self.inside(&plan, &trees))
     }
 
     /// The child's side. Allocates nothing.

@@ -2,8 +2,10 @@
 //! exceptions that the kernel forces (existing namespaces, time offsets, no clone3).
 
 use super::child::{self, Init};
+use super::fault::{Fault, Step, WIRE};
+use super::wire;
 use crate::plan::{Kind, Namespaces, Plan};
-use crate::sys::clone::{self, Child, Clone3};
+use crate::sys::clone::{self, Child, Clone3, Exit};
 use crate::sys::misc::CArray;
 use crate::sys::{Sys, fd, pipe};
 use crate::{Error, Result};
@@ -97,6 +99,35 @@ pub(super) fn clone_once(
 ) -> Sys<Child> {
     let args = Clone3 { flags, cgroup };
     clone::clone3(&args, child)
+}
+
+/// Has steps of a Plan done by a child beside the cell, and waits for its end. `fail` names what was tried,
+/// `who` the child. The steps must not allocate.
+pub(super) fn aside(
+    flags: u64,
+    plan: &Plan,
+    fail: impl Fn(Errno) -> Error,
+    who: &str,
+    steps: impl FnOnce() -> Step,
+) -> Result<()> {
+    let (read, write) = pipe::pair().map_err(&fail)?;
+    let child = clone_once(flags, None, || match steps() {
+        Ok(()) => 0,
+        Err(fault) => {
+            let _ = fd::write_all(write.as_fd(), &fault.encode(wire::FAULT));
+            1
+        }
+    })
+    .map_err(&fail)?;
+    drop(write);
+    let mut buf = [0; WIRE];
+    let said = fd::read(read.as_fd(), &mut buf).map_err(&fail)?;
+    let ended = clone::wait_pidfd(child.pidfd.as_fd()).map_err(&fail)?;
+    match (Fault::decode(&buf[..said]), ended) {
+        (None, Exit::Code(0)) => Ok(()),
+        (Some(fault), _) => Err(fault.explain(plan)),
+        (None, other) => Err(Error::msg(format!("{who} ended with {}", other.code()))),
+    }
 }
 
 /// The namespaces the parent left to give birth in others.

@@ -6,9 +6,11 @@
 
 use crate::cell::child::join_tasks;
 use crate::cell::fault::{At, Fault, Stage, Step, WIRE};
+use crate::cell::wire;
 use crate::cgroup::Cgroup;
 use crate::plan::Plan;
 use crate::rootfs;
+use crate::spec::lower::DEFAULT_PATH;
 use crate::sys::clone::{self, Child, Clone3, Exit};
 use crate::sys::misc::{self, CArray};
 use crate::sys::{fd, socket};
@@ -18,7 +20,7 @@ use protobuf::{EnumOrUnknown, Message, MessageField};
 use rust_criu::rust_criu_protobuf::rpc::{
     Criu_features, Criu_opts, Criu_req, Criu_req_type, Criu_resp,
 };
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -32,10 +34,6 @@ const ANSWER: usize = 64 << 10;
 const LOG_END: u64 = 64 << 10;
 /// How many of its lines are shown.
 const LOG_LINES: usize = 3;
-/// The kind of the child's message; there is only one beside the socket.
-const FAULT: u32 = 1;
-/// Where programs are when the caller has no PATH (as sh(1) has it on Debian).
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What CRIU tells while it works.
 pub struct Notice<'a> {
@@ -100,13 +98,17 @@ pub struct Criu {
     ended: bool,
 }
 
+/// Where programs are.
+fn search_path() -> OsString {
+    std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())
+}
+
 /// Finds the program.
 ///
 /// # Errors
 /// It is nowhere on PATH: the message says which package has it.
 pub fn find(what: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
-    std::env::split_paths(&path)
+    std::env::split_paths(&search_path())
         .map(|dir| dir.join("criu"))
         .find(|p| p.is_absolute() && p.is_file())
         .ok_or_else(|| {
@@ -139,8 +141,7 @@ impl Criu {
             // In the child this number is free for it.
             text(ours.as_raw_fd().to_string().as_bytes())?,
         ];
-        let search = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
-        let env = [text(&[b"PATH=", search.as_bytes()].concat())?];
+        let env = [text(&[b"PATH=", search_path().as_bytes()].concat())?];
         let (argv, envp) = (CArray::new(&args, 0), CArray::new(&env, 0));
         let clone = Clone3 {
             flags: place.map_or(0, |_| libc::CLONE_NEWNS as u64),
@@ -154,7 +155,7 @@ impl Criu {
                 }
                 Err(fault) => fault,
             };
-            let _ = socket::send(report.as_fd(), &fault.encode(FAULT), None);
+            let _ = socket::send(report.as_fd(), &fault.encode(wire::FAULT), None);
             1
         })
         .map_err(fail)?;

@@ -8,15 +8,15 @@ use super::facts::{Root, host_path, v1_binds};
 use super::request::{self, LEFT_ALONE};
 use super::{Folders, RestoreOptions, read_descriptors, refuse};
 use crate::cell::create::{self, CreateOptions, Made, Undo, Until};
-use crate::cell::fault::{Fault, Step, WIRE};
+use crate::cell::fault::Step;
 use crate::cell::prepare::Prepared;
 use crate::cell::store::{Saved, Store};
-use crate::cell::{hooks, host_parts, status, userns};
+use crate::cell::{hooks, host_parts, spawn, status, userns};
 use crate::plan::{Kind, MountWhat, Plan};
 use crate::rootfs::path::{self, Links};
 use crate::rootfs::{self, CgroupView, Trees};
-use crate::sys::clone::{self, Child, Clone3, Exit};
-use crate::sys::{cred, fd, pipe, socket};
+use crate::sys::clone::{self, Child, Exit};
+use crate::sys::{cred, socket};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use rust_criu::rust_criu_protobuf::rpc::Criu_req_type;
@@ -24,9 +24,6 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-
-/// The kind of message on the pipe; there is only one.
-const FAULT: u32 = 1;
 
 /// Restores a cell from an image into the groups, with the limits, that its configuration names. It runs when
 /// this returns.
@@ -63,16 +60,7 @@ pub fn restore(store: &Store, mut opts: CreateOptions, how: &RestoreOptions) -> 
         descriptors: &descriptors,
     };
     match way.make(&mut undo, console) {
-        Ok((console, child)) => {
-            let lock = undo.lock.take().expect("held until here");
-            Ok(Made {
-                saved: undo.saved.clone(),
-                lock,
-                child,
-                console,
-                warnings: prepared.warnings,
-            })
-        }
+        Ok((console, child)) => Ok(undo.made(child, console, prepared.warnings)),
         Err(e) => {
             undo.undo();
             Err(e)
@@ -265,31 +253,10 @@ fn mount_points(plan: &Plan, parent_mount: Option<&CStr>) -> Result<()> {
     let trees: Trees = rootfs::open_trees(&plan.mounts, in_userns, userns::namespace)
         .map_err(|f| f.explain(&plan))?;
     let fail = |e: Errno| Error::step("make", "the mount points of the root", e);
-    let (read, write) = pipe::pair().map_err(fail)?;
-    let args = Clone3 {
-        flags: libc::CLONE_NEWNS as u64,
-        cgroup: None,
-    };
-    let child = clone::clone3(&args, || match inside(&plan, parent_mount, &trees) {
-        Ok(()) => 0,
-        Err(fault) => {
-            let _ = fd::write_all(write.as_fd(), &fault.encode(FAULT));
-            1
-        }
+    let who = "the child that makes the mount points";
+    spawn::aside(libc::CLONE_NEWNS as u64, &plan, fail, who, || {
+        inside(&plan, parent_mount, &trees)
     })
-    .map_err(fail)?;
-    drop(write);
-    let mut buf = [0; WIRE];
-    let said = fd::read(read.as_fd(), &mut buf).map_err(fail)?;
-    let ended = clone::wait_pidfd(child.pidfd.as_fd()).map_err(fail)?;
-    match (Fault::decode(&buf[..said]), ended) {
-        (None, Exit::Code(0)) => Ok(()),
-        (Some(fault), _) => Err(fault.explain(&plan)),
-        (None, other) => Err(Error::msg(format!(
-            "the child that makes the mount points ended with {}",
-            other.code()
-        ))),
-    }
 }
 
 /// The child's side. Allocates nothing.

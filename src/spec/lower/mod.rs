@@ -9,11 +9,10 @@ pub mod exec;
 mod hooks;
 mod mounts;
 mod process;
-
 pub use hooks::{hook, works};
 pub(crate) use mounts::{Member, is_bind, known_options, proc_file};
+pub use process::{DEFAULT_PATH, cap_mask, cpu_list, process};
 pub(crate) use process::{MEMORY_FLAGS, MEMORY_MODES};
-pub use process::{cap_mask, cpu_list, process};
 
 use crate::plan::{IdMaps, IdRange, Kind, Namespaces, OverlayPlan, Plan, RootPlan};
 use crate::{Error, Result};

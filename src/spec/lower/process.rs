@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
 /// Where programs are looked for when the environment has no PATH (what runc and execvp(3) use).
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Lowers `process`. The keyring and Linux-wide parts (personality, memory policy) are the
 /// caller's.
