@@ -185,6 +185,11 @@ fn a_mig_device_by_its_uuid() {
     let (code, out, _) = host.gpucell(&["gpu", "show", MIG]);
     assert!(code == 0 && out.contains("1:1"), "{out}");
 
+    // Names of drivers before 470 hold the ids, whoever else was asked.
+    let old = format!("MIG-{}/5/1", Fake::uuid(1));
+    let (code, out, err) = host.gpucell(&["gpu", "show", "--stats", &old]);
+    assert!(code == 0 && out.contains("1:1"), "{out}{err}");
+
     let unknown = "device=MIG-11111111-1111-1111-1111-111111111111";
     let (code, _, err) = host.explain(&["--gpus", unknown]);
     assert!(code != 0 && err.contains("doesn't exist"), "{err}");

@@ -236,32 +236,22 @@ impl Inventory {
     /// # Errors
     /// As [`Self::resolve`]; what NVML knows isn't in procfs.
     pub fn resolve_told(&self, id: &GpuId, told: &Told) -> Result<Chosen> {
-        let GpuId::MigUuid(uuid) = id else {
-            return self.resolve(id);
+        let uuid = match id {
+            GpuId::MigUuid(uuid) if id.needs_nvml() => uuid,
+            _ => return self.resolve(id),
         };
         for gpu in &self.gpus {
             let parts = told.of(gpu).map_or(&[][..], |t| &t.mig);
             let Some(found) = parts.iter().find(|m| m.uuid.eq_ignore_ascii_case(uuid)) else {
                 continue;
             };
-            let same = |m: &Mig| {
-                (m.gpu_instance, m.compute_instance) == (found.gpu_instance, found.compute_instance)
-            };
-            let part = self.mig(gpu)?.into_iter().find(same);
-            return part.map_or_else(
-                || {
-                    Err(Error::msg(format!(
-                        "MIG device {uuid}: GPU {} has no instance {}/{} in procfs",
-                        gpu.index, found.gpu_instance, found.compute_instance
-                    )))
-                },
-                |part| {
-                    Ok(Chosen {
-                        gpu: gpu.clone(),
-                        mig: Some(part),
-                    })
-                },
-            );
+            let (gi, ci) = (found.gpu_instance, found.compute_instance);
+            return self.instance(gpu, gi, ci)?.ok_or_else(|| {
+                Error::msg(format!(
+                    "MIG device {uuid}: GPU {} has no instance {gi}/{ci} in procfs",
+                    gpu.index
+                ))
+            });
         }
         Err(Error::msg(format!(
             "MIG device {uuid} doesn't exist (`gpucell gpu list --stats` shows the UUIDs)"
@@ -287,9 +277,14 @@ impl Inventory {
         else {
             return Ok(None);
         };
+        self.instance(parent, gi, ci)
+    }
+
+    /// The MIG device of a GPU by the ids of its instances.
+    fn instance(&self, gpu: &Gpu, gi: u32, ci: u32) -> Result<Option<Chosen>> {
         let same = |m: &Mig| m.gpu_instance == gi && m.compute_instance == ci;
-        Ok(self.mig(parent)?.into_iter().find(same).map(|part| Chosen {
-            gpu: parent.clone(),
+        Ok(self.mig(gpu)?.into_iter().find(same).map(|part| Chosen {
+            gpu: gpu.clone(),
             mig: Some(part),
         }))
     }
