@@ -110,6 +110,20 @@ impl Load {
     }
 }
 
+impl Drop for Load {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        // A failed test leaves none of its cells.
+        if let Ok(list) = self.cell.command(&["list", "-q"]).output() {
+            for name in String::from_utf8_lossy(&list.stdout).lines() {
+                let _ = self.cell.command(&["delete", "--force", name]).output();
+            }
+        }
+    }
+}
+
 /// Takes the dead processes of cells off the list.
 fn reap() {
     while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
