@@ -21,7 +21,8 @@ guest_engines() {
   rm -r "$dir"
 }
 
-# guest_start NAME PROGRAMS: the same, for test programs; PROGRAMS is a pattern of those it is to run.
+# guest_start NAME PROGRAMS: the same, for test programs; PROGRAMS is a pattern of those it is to run. With
+# $GPUCELL they test that one (a release is faster under emulation).
 guest_start() {
   guest_begin "$1"
   say "  in the test machine: $(guest '. /etc/os-release; echo "$PRETTY_NAME, kernel $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"')"
@@ -33,9 +34,14 @@ guest_start() {
   "$REPO"/*) ;;
   *) local name files=()
      for name in $(program_names "$2"); do files+=("$(program_path "$name")"); done
-     "$REPO/scripts/vm" put "${files[@]}" "$(programs debug)/deps"
-     "$REPO/scripts/vm" put "$(programs debug)/gpucell" "$(programs debug)" ;;
+     "$REPO/scripts/vm" put "${files[@]}" "$(programs debug)/deps" ;;
   esac
+  # Where it is run from a tmpfs: a program in the share is read a page at a time, which takes seconds.
+  local dir
+  dir=$(mktemp -d "${TMPDIR:-/tmp}/gpucell-$1-XXXXXX")
+  strip -g -o "$dir/gpucell" "${GPUCELL:-$(programs debug)/gpucell}"
+  "$REPO/scripts/vm" put "$dir/gpucell" "$(programs debug)"
+  rm -r "$dir"
 }
 
 # guest CMD: a shell command in it, after GUEST_PRELUDE, which a part may set as a variable of its own.

@@ -80,6 +80,8 @@ struct Removed {
 /// A connection.
 pub(super) struct Bus {
     stream: UnixStream,
+    /// Read along with the handshake's last line: the first messages.
+    ahead: io::Cursor<Vec<u8>>,
     serial: u32,
     /// Through a bus daemon.
     through_daemon: bool,
@@ -121,12 +123,7 @@ impl Bus {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
-        let mut bus = Bus {
-            stream,
-            serial: 0,
-            through_daemon,
-            removed: Vec::new(),
-        };
+        let mut bus = Bus::on(stream, through_daemon);
         bus.authenticate()?;
         if through_daemon {
             bus.join_bus().map_err(|e| match e {
@@ -137,22 +134,41 @@ impl Bus {
         Ok(bus)
     }
 
+    fn on(stream: UnixStream, through_daemon: bool) -> Self {
+        Bus {
+            stream,
+            ahead: io::Cursor::default(),
+            serial: 0,
+            through_daemon,
+            removed: Vec::new(),
+        }
+    }
+
     /// SASL EXTERNAL, without saying who we are: the other side knows from the socket, and in a user namespace
     /// our own idea of it would be wrong. All in one, as sd-bus does: a call that systemd reads along with BEGIN lies in
     /// its buffer until more comes.
     fn authenticate(&mut self) -> io::Result<()> {
         self.stream
             .write_all(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
-        // Two lines, a request for data and the verdict; nothing more comes before our first call.
+        // Two lines, a request for data and the verdict. A private socket may send signals right behind them,
+        // before our first call.
         let (mut text, mut some) = (Vec::new(), [0; 256]);
-        while text.iter().filter(|&&b| b == b'\n').count() < 2 && text.len() < 512 {
+        let end = loop {
+            let mut ends = text.iter().enumerate().filter(|&(_, &b)| b == b'\n');
+            if let Some((at, _)) = ends.nth(1) {
+                break at + 1;
+            }
+            if text.len() >= 512 {
+                break text.len();
+            }
             match self.stream.read(&mut some) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => text.extend_from_slice(&some[..n]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
-        }
+        };
+        self.ahead = io::Cursor::new(text.split_off(end));
         let text = String::from_utf8_lossy(&text);
         match text.lines().last() {
             Some(l) if l.starts_with("OK") => Ok(()),
@@ -164,6 +180,11 @@ impl Bus {
                 ),
             )),
         }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Answer<()> {
+        let mut from = Read::chain(&mut self.ahead, &self.stream);
+        from.read_exact(buffer).map_err(timed_out)
     }
 
     /// A bus daemon wants to be greeted, and passes on only signals asked for. A private socket carries all.
@@ -235,10 +256,10 @@ impl Bus {
             return Err(timed_out(io::ErrorKind::WouldBlock.into()));
         }
         let mut fixed = [0; FIXED];
-        self.stream.read_exact(&mut fixed).map_err(timed_out)?;
+        self.read(&mut fixed)?;
         let (fields, body) = wire::sizes(&fixed)?;
         let mut rest = vec![0; fields + body];
-        self.stream.read_exact(&mut rest).map_err(timed_out)?;
+        self.read(&mut rest)?;
         let m = wire::decode(&fixed, &rest)?;
         if m.kind == Type::Signal
             && m.interface == MANAGER
@@ -431,33 +452,29 @@ mod tests {
         );
     }
 
-    /// A stand-in for systemd on the other end: what is sent, and what is made of the answers.
+    /// JobRemoved, as a stand-in for systemd sends it.
+    fn signal(job: &str, result: &str) -> Vec<u8> {
+        let body = [
+            Value::U32(1),
+            Value::Object(job.into()),
+            Value::text("a.scope"),
+            Value::text(result),
+        ];
+        let to = Target {
+            destination: None,
+            path: PATH,
+            interface: MANAGER,
+            member: "JobRemoved",
+        };
+        let mut data = wire::encode(1, &to, &body).unwrap();
+        data[1] = 4;
+        data
+    }
+
     #[test]
     fn jobs_are_waited_for_however_early_they_end() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut bus = Bus {
-            stream: ours,
-            serial: 0,
-            through_daemon: false,
-            removed: Vec::new(),
-        };
-        let signal = |job: &str, result: &str| {
-            let body = [
-                Value::U32(1),
-                Value::Object(job.into()),
-                Value::text("a.scope"),
-                Value::text(result),
-            ];
-            let to = Target {
-                destination: None,
-                path: PATH,
-                interface: MANAGER,
-                member: "JobRemoved",
-            };
-            let mut data = wire::encode(1, &to, &body).unwrap();
-            data[1] = 4;
-            data
-        };
+        let mut bus = Bus::on(ours, false);
         theirs.write_all(&signal("/other", "failed")).unwrap();
         theirs.write_all(&signal("/job/1", "done")).unwrap();
         assert_eq!(bus.wait("/job/1").unwrap(), "done");
@@ -466,5 +483,25 @@ mod tests {
         assert_eq!(bus.wait("/job/2").unwrap(), "canceled");
         let lost = bus.wait("/job/3").unwrap_err().at("wait for", "a.scope");
         assert!(lost.to_string().contains("closed"), "{lost}");
+    }
+
+    /// What happens on the machine while we connect is told to us, too: behind the verdict, whole or cut off.
+    #[test]
+    fn signals_may_follow_the_handshake_at_once() {
+        let heard = signal("/job/1", "done");
+        for together in 0..=heard.len() {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let mut bus = Bus::on(ours, false);
+            let mut first = b"DATA\r\nOK 646f789baa3c46858c8189475c21a160\r\n".to_vec();
+            first.extend_from_slice(&heard[..together]);
+            theirs.write_all(&first).unwrap();
+            bus.authenticate().unwrap();
+            theirs.write_all(&heard[together..]).unwrap();
+            assert_eq!(bus.wait("/job/1").unwrap(), "done");
+        }
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"DATA\r\nREJECTED\r\n").unwrap();
+        let refused = Bus::on(ours, false).authenticate().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     }
 }
