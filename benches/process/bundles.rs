@@ -4,6 +4,7 @@
 //! with no flags (six namespaces, twelve mounts, fourteen capabilities, masked paths, the device list,
 //! a seccomp profile). gpu: that, with the files and nodes of a driver: 30 read-only binds, 6 nodes.
 //! asks: docker, whose environment asks for all GPUs and all of the driver.
+//! Beside each lies NAME-lasting: the same cell with a program that goes on, to run another one in.
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -42,7 +43,21 @@ pub fn make(dir: &Path, program: &Path) -> Result<(), String> {
             fs::write(root.join("etc").join(file), "").map_err(io(&root))?;
         }
         let config = dir.join(name).join("config.json");
-        fs::write(&config, json(name, &host)).map_err(io(&config))?;
+        let text = json(name, &host);
+        fs::write(&config, &text).map_err(io(&config))?;
+        let hello = root.join("bin/hello");
+        fs::copy(program.with_file_name("hello"), &hello).map_err(io(&hello))?;
+        let lasting = dir.join(format!("{name}-lasting"));
+        fs::create_dir_all(&lasting).map_err(io(&lasting))?;
+        let path = format!(r#""path":"{}""#, root.display());
+        let text = text
+            .replace(
+                r#""args":["/bin/true"]"#,
+                r#""args":["/bin/hello","sleep","1000"]"#,
+            )
+            .replace(r#""path":"rootfs""#, &path);
+        let config = lasting.join("config.json");
+        fs::write(&config, text).map_err(io(&config))?;
     }
     fs::create_dir_all(&host).map_err(io(&host))?;
     for file in ["hosts", "hostname", "resolv.conf"] {

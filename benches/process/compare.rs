@@ -88,7 +88,8 @@ pub fn run(args: &[&str]) -> Result<(), String> {
 /// A phase, its time in microseconds, its peak memory in KiB.
 type Measured = (&'static str, f64, u64);
 
-/// One runtime once: `run`, then create, start and delete, as far as they are asked for.
+/// One runtime once: `run`, then create, start and delete, then `exec` into a cell that goes on, as far as they
+/// are asked for.
 fn once(
     o: &Options,
     r: &Runtime,
@@ -100,8 +101,10 @@ fn once(
     let root = format!("{}/{}", o.state, r.name);
     let file = format!("{}/usage", o.state);
     let memory = memory && !o.usage.is_empty();
-    let mut call = |phase: &'static str, words: &[&str]| {
-        let mut all = if memory {
+    let wants = |p: &str| o.phases.iter().any(|x| x == p);
+    // What only prepares another phase does not count.
+    let mut call = |phase: &'static str, words: &[&str], counts: bool| {
+        let mut all = if memory && counts {
             vec![o.usage.as_str(), &file]
         } else {
             Vec::new()
@@ -112,6 +115,9 @@ fn once(
             let _ = std::fs::remove_file(std::path::Path::new(&root).join(file));
         }
         let s = sample::time(&all, &r.env)?;
+        if !counts {
+            return Ok(());
+        }
         let peak = if memory {
             std::fs::read_to_string(&file).unwrap_or_default()
         } else {
@@ -120,17 +126,24 @@ fn once(
         done.push((phase, s.micros, peak.trim().parse().unwrap_or(0)));
         Ok::<(), String>(())
     };
-    let wants = |p: &str| o.phases.iter().any(|x| x == p);
     if wants("run") {
-        call("run", &["--bundle", bundle, id])?;
+        call("run", &["--bundle", bundle, id], true)?;
         sample::await_orphans()?;
     }
     if wants("create") || wants("start") || wants("delete") {
         let id = format!("{id}c");
-        call("create", &["--bundle", bundle, &id])?;
-        call("start", &[&id])?;
+        call("create", &["--bundle", bundle, &id], true)?;
+        call("start", &[&id], true)?;
         sample::await_orphans()?;
-        call("delete", &[&id])?;
+        call("delete", &[&id], true)?;
+    }
+    if wants("exec") {
+        let (id, lasting) = (format!("{id}e"), format!("{bundle}-lasting"));
+        call("create", &["--bundle", &lasting, &id], false)?;
+        call("start", &[&id], false)?;
+        call("exec", &[&id, "/bin/true"], true)?;
+        call("delete", &["--force", &id], false)?;
+        sample::await_orphans()?;
     }
     Ok(done)
 }
@@ -198,9 +211,9 @@ fn options(args: &[&str]) -> Result<Options, String> {
         return Err("there is nothing to compare".into());
     }
     for phase in &o.phases {
-        if !["run", "create", "start", "delete"].contains(&phase.as_str()) {
+        if !["run", "create", "start", "delete", "exec"].contains(&phase.as_str()) {
             return Err(format!(
-                "no phase '{phase}'; there are run, create, start, delete"
+                "no phase '{phase}'; there are run, create, start, delete, exec"
             ));
         }
     }
