@@ -11,14 +11,14 @@ use std::path::Path;
 use std::process::Command;
 use support::{GPUCELL, Outcome, outcome};
 
-fn acceptance(fake: &Fake, args: &[&str]) -> Outcome {
+fn acceptance(fake: &Fake, dir: &Path, args: &[&str]) -> Outcome {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/gpu-acceptance");
     let mut c = Command::new("python3");
     c.arg(script)
         .args(["--gpucell", GPUCELL])
         .args(args)
         .env("GPUCELL_CONFIG", fake.config())
-        .env("TMPDIR", "/tmp");
+        .env("TMPDIR", dir);
     outcome(&mut c)
 }
 
@@ -42,7 +42,9 @@ fn list(fake: &Fake, gpus: u32) {
 fn two_gpus_without_a_driver_behind_them() {
     let fake = Fake::new(2);
     list(&fake, 2);
-    let done = acceptance(&fake, &["-n", "3"]);
+    // Each test its own: they run at the same time.
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let done = acceptance(&fake, dir.path(), &["-n", "3"]);
     for name in [
         "nvidia-smi",
         "libcuda.so.1",
@@ -57,7 +59,7 @@ fn two_gpus_without_a_driver_behind_them() {
     assert_eq!(verdict(&done, "CUDA"), "FAIL", "{done:#?}");
     verdict(&done, "cost of injection");
     assert_eq!(done.code, 1, "{done:#?}");
-    let mounts = cell_support::host_mounts("/tmp/gpucell-acceptance-");
+    let mounts = cell_support::host_mounts(dir.path().to_str().unwrap());
     assert_eq!(mounts, Vec::<String>::new());
 }
 
@@ -66,13 +68,14 @@ fn a_missing_gpu_and_a_missing_driver_are_told() {
     let fake = Fake::new(1);
     // The program lists one GPU less than there is.
     list(&fake, 0);
-    let done = acceptance(&fake, &["-n", "1"]);
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let done = acceptance(&fake, dir.path(), &["-n", "1"]);
     assert_eq!(verdict(&done, "nvidia-smi"), "FAIL", "{done:#?}");
     assert_eq!(verdict(&done, "the other GPU"), "skip", "{done:#?}");
     assert_eq!(done.code, 1);
 
     fs::remove_dir_all(fake.host().proc.join("driver")).unwrap();
-    let done = acceptance(&fake, &[]);
+    let done = acceptance(&fake, dir.path(), &[]);
     assert!(done.code == 2 && done.out.is_empty(), "{done:#?}");
     assert!(done.err.starts_with("gpu-acceptance: "), "{done:#?}");
 }

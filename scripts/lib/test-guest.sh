@@ -34,14 +34,15 @@ guest_start() {
   "$REPO"/*) ;;
   *) local name files=()
      for name in $(program_names "$2"); do files+=("$(program_path "$name")"); done
-     "$REPO/scripts/vm" put "${files[@]}" "$(programs debug)/deps" ;;
+     "$REPO/scripts/vm" put "${files[@]}" "$(programs debug)/deps"
+     "$REPO/scripts/vm" put "$(programs debug)/gpucell" "$(programs debug)" ;;
   esac
-  # Where it is run from a tmpfs: a program in the share is read a page at a time, which takes seconds.
-  local dir
-  dir=$(mktemp -d "${TMPDIR:-/tmp}/gpucell-$1-XXXXXX")
-  strip -g -o "$dir/gpucell" "${GPUCELL:-$(programs debug)/gpucell}"
-  "$REPO/scripts/vm" put "$dir/gpucell" "$(programs debug)"
-  rm -r "$dir"
+  # gpucell is run from memory: a program in the share is read a page at a time. (A changed time copies it up.)
+  if [ -n "${GPUCELL:-}" ]; then
+    "$REPO/scripts/vm" put "$GPUCELL" "$(programs debug)"
+  else
+    guest "touch $(printf %q "$(programs debug)/gpucell")"
+  fi
 }
 
 # guest CMD: a shell command in it, after GUEST_PRELUDE, which a part may set as a variable of its own.
