@@ -42,22 +42,18 @@ pub fn make(dir: &Path, program: &Path) -> Result<(), String> {
         for file in ["hosts", "hostname", "resolv.conf"] {
             fs::write(root.join("etc").join(file), "").map_err(io(&root))?;
         }
-        let config = dir.join(name).join("config.json");
-        let text = json(name, &host);
-        fs::write(&config, &text).map_err(io(&config))?;
         let hello = root.join("bin/hello");
         fs::copy(program.with_file_name("hello"), &hello).map_err(io(&hello))?;
         let lasting = dir.join(format!("{name}-lasting"));
         fs::create_dir_all(&lasting).map_err(io(&lasting))?;
-        let path = format!(r#""path":"{}""#, root.display());
-        let text = text
-            .replace(
-                r#""args":["/bin/true"]"#,
-                r#""args":["/bin/hello","sleep","1000"]"#,
-            )
-            .replace(r#""path":"rootfs""#, &path);
-        let config = lasting.join("config.json");
-        fs::write(&config, text).map_err(io(&config))?;
+        let words = r#""/bin/hello","sleep","1000""#;
+        for (at, root, args) in [
+            (dir.join(name), Path::new("rootfs"), r#""/bin/true""#),
+            (lasting, &root, words),
+        ] {
+            let config = at.join("config.json");
+            fs::write(&config, json(name, root, args, &host)).map_err(io(&config))?;
+        }
     }
     fs::create_dir_all(&host).map_err(io(&host))?;
     for file in ["hosts", "hostname", "resolv.conf"] {
@@ -76,7 +72,9 @@ fn bind(source: &Path, target: &str, options: &str) -> String {
     )
 }
 
-fn json(name: &str, host: &Path) -> String {
+/// The configuration: where the root is, the program's words as JSON has them.
+fn json(name: &str, root: &Path, args: &str, host: &Path) -> String {
+    let root = root.display();
     let full = name != "minimal";
     let mut mounts = vec![r#"{"destination":"/proc","type":"proc","source":"proc","options":["nosuid","noexec","nodev"]}"#.to_string()];
     if full {
@@ -156,8 +154,8 @@ fn json(name: &str, host: &Path) -> String {
     let hostname = if full { r#""hostname":"bench","# } else { "" };
     // 1.0.2: the newest version that all the peers of Debian 12 accept.
     format!(
-        r#"{{"ociVersion":"1.0.2", {hostname} "root":{{"path":"rootfs","readonly":false}},
-  "process":{{"terminal":false,"user":{{"uid":0,"gid":0}},"args":["/bin/true"],"env":["PATH=/bin"{env}],{process}"cwd":"/"}},
+        r#"{{"ociVersion":"1.0.2", {hostname} "root":{{"path":"{root}","readonly":false}},
+  "process":{{"terminal":false,"user":{{"uid":0,"gid":0}},"args":[{args}],"env":["PATH=/bin"{env}],{process}"cwd":"/"}},
   "mounts":[{}],
   "linux":{{{linux}
     "cgroupsPath":"/gpucell-test-bench", "namespaces":{namespaces}}}}}

@@ -101,7 +101,6 @@ fn once(
     let root = format!("{}/{}", o.state, r.name);
     let file = format!("{}/usage", o.state);
     let memory = memory && !o.usage.is_empty();
-    let wants = |p: &str| o.phases.iter().any(|x| x == p);
     // What only prepares another phase does not count.
     let mut call = |phase: &'static str, words: &[&str], counts: bool| {
         let mut all = if memory && counts {
@@ -126,6 +125,7 @@ fn once(
         done.push((phase, s.micros, peak.trim().parse().unwrap_or(0)));
         Ok::<(), String>(())
     };
+    let wants = |p: &str| o.phases.iter().any(|x| x == p);
     if wants("run") {
         call("run", &["--bundle", bundle, id], true)?;
         sample::await_orphans()?;

@@ -9,20 +9,24 @@ guest_begin() {
   trap '"$REPO/scripts/vm" stop' EXIT
 }
 
-# guest_engines NAME: the same, with gpucell and the driver that isn't there (tests/fakes) in /usr/local/bin.
-guest_engines() {
+# guest_gpucell PROGRAM DIR: puts that build of gpucell there, by that name. Emulation pays for each byte that is
+# read: without what only a debugger needs.
+guest_gpucell() {
   local dir
-  dir=$(mktemp -d "${TMPDIR:-/tmp}/gpucell-$1-XXXXXX")
-  # Emulation pays for each byte that is read: without what only a debugger needs.
-  strip -o "$dir/gpucell" "$(gpucell_program)"
-  cp "$(fake_driver_program)" "$dir/fake-driver"
-  guest_begin "$1"
-  "$REPO/scripts/vm" put "$dir/gpucell" "$dir/fake-driver" /usr/local/bin
+  dir=$(mktemp -d "${TMPDIR:-/tmp}/gpucell-guest-XXXXXX")
+  strip -o "$dir/gpucell" "$1"
+  "$REPO/scripts/vm" put "$dir/gpucell" "$2"
   rm -r "$dir"
 }
 
-# guest_start NAME PROGRAMS: the same, for test programs; PROGRAMS is a pattern of those it is to run. With
-# $GPUCELL they test that one (a release is faster under emulation).
+# guest_engines NAME: the same, with gpucell and the driver that isn't there (tests/fakes) in /usr/local/bin.
+guest_engines() {
+  guest_begin "$1"
+  guest_gpucell "$(gpucell_program)" /usr/local/bin
+  "$REPO/scripts/vm" put "$(fake_driver_program)" /usr/local/bin
+}
+
+# guest_start NAME PROGRAMS: the same, for test programs; PROGRAMS is a pattern of those it is to run.
 guest_start() {
   guest_begin "$1"
   say "  in the test machine: $(guest '. /etc/os-release; echo "$PRETTY_NAME, kernel $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"')"
@@ -38,11 +42,7 @@ guest_start() {
      "$REPO/scripts/vm" put "$(programs debug)/gpucell" "$(programs debug)" ;;
   esac
   # gpucell is run from memory: a program in the share is read a page at a time. (A changed time copies it up.)
-  if [ -n "${GPUCELL:-}" ]; then
-    "$REPO/scripts/vm" put "$GPUCELL" "$(programs debug)"
-  else
-    guest "touch $(printf %q "$(programs debug)/gpucell")"
-  fi
+  guest "touch $(printf %q "$(programs debug)/gpucell")"
 }
 
 # guest CMD: a shell command in it, after GUEST_PRELUDE, which a part may set as a variable of its own.

@@ -12,7 +12,7 @@
 use super::wire::{self, FIXED, Message, Reader, Target, Type, Value};
 use crate::error::{Error, Result};
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -79,9 +79,8 @@ struct Removed {
 
 /// A connection.
 pub(super) struct Bus {
-    stream: UnixStream,
-    /// Read along with the handshake's last line: the first messages.
-    ahead: io::Cursor<Vec<u8>>,
+    /// Buffered, for the first messages may come along with the handshake's last line.
+    stream: BufReader<UnixStream>,
     serial: u32,
     /// Through a bus daemon.
     through_daemon: bool,
@@ -136,8 +135,7 @@ impl Bus {
 
     fn on(stream: UnixStream, through_daemon: bool) -> Self {
         Bus {
-            stream,
-            ahead: io::Cursor::default(),
+            stream: BufReader::new(stream),
             serial: 0,
             through_daemon,
             removed: Vec::new(),
@@ -149,26 +147,17 @@ impl Bus {
     /// its buffer until more comes.
     fn authenticate(&mut self) -> io::Result<()> {
         self.stream
+            .get_mut()
             .write_all(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         // Two lines, a request for data and the verdict. A private socket may send signals right behind them,
         // before our first call.
-        let (mut text, mut some) = (Vec::new(), [0; 256]);
-        let end = loop {
-            let mut ends = text.iter().enumerate().filter(|&(_, &b)| b == b'\n');
-            if let Some((at, _)) = ends.nth(1) {
-                break at + 1;
+        let (mut text, mut lines) = (Vec::new(), Read::take(&mut self.stream, 512));
+        for _ in 0..2 {
+            let read = lines.read_until(b'\n', &mut text)?;
+            if lines.limit() > 0 && (read == 0 || !text.ends_with(b"\n")) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if text.len() >= 512 {
-                break text.len();
-            }
-            match self.stream.read(&mut some) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => text.extend_from_slice(&some[..n]),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        };
-        self.ahead = io::Cursor::new(text.split_off(end));
+        }
         let text = String::from_utf8_lossy(&text);
         match text.lines().last() {
             Some(l) if l.starts_with("OK") => Ok(()),
@@ -180,11 +169,6 @@ impl Bus {
                 ),
             )),
         }
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> Answer<()> {
-        let mut from = Read::chain(&mut self.ahead, &self.stream);
-        from.read_exact(buffer).map_err(timed_out)
     }
 
     /// A bus daemon wants to be greeted, and passes on only signals asked for. A private socket carries all.
@@ -226,7 +210,7 @@ impl Bus {
         let serial = self.serial;
         let data =
             wire::encode(serial, to, body).ok_or_else(|| Failure::lost("too much to say"))?;
-        self.stream.write_all(&data).map_err(timed_out)?;
+        self.stream.get_mut().write_all(&data).map_err(timed_out)?;
         let end = Instant::now() + LIMIT;
         loop {
             let m = self.receive(end)?;
@@ -256,10 +240,10 @@ impl Bus {
             return Err(timed_out(io::ErrorKind::WouldBlock.into()));
         }
         let mut fixed = [0; FIXED];
-        self.read(&mut fixed)?;
+        self.stream.read_exact(&mut fixed).map_err(timed_out)?;
         let (fields, body) = wire::sizes(&fixed)?;
         let mut rest = vec![0; fields + body];
-        self.read(&mut rest)?;
+        self.stream.read_exact(&mut rest).map_err(timed_out)?;
         let m = wire::decode(&fixed, &rest)?;
         if m.kind == Type::Signal
             && m.interface == MANAGER

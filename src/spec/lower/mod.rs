@@ -9,6 +9,7 @@ pub mod exec;
 mod hooks;
 mod mounts;
 mod process;
+
 pub use hooks::{hook, works};
 pub(crate) use mounts::{Member, is_bind, known_options, proc_file};
 pub use process::{DEFAULT_PATH, cap_mask, cpu_list, process};
