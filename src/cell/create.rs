@@ -283,7 +283,6 @@ fn make(
     let plan = &p.plan;
     let lock = undo.lock.as_ref().expect("held while making");
     lock.save(&undo.saved)?;
-    save_config(lock, opts)?;
     let in_userns = plan.id_maps.is_some() || plan.namespaces.joins(Kind::User).is_some();
     let trees: Trees = rootfs::open_trees(&plan.mounts, in_userns, userns::namespace)
         .map_err(|f| f.explain(plan))?;
@@ -379,8 +378,10 @@ fn make(
     if let Some((_, start)) = status::process_stat(child.pid) {
         undo.saved.start_time = start;
     }
-    // While the child is at work.
+    // While the child is at work. No hook runs before the configuration is there, or what hooks made could not be
+    // undone.
     lock.save(&undo.saved)?;
+    save_config(lock, opts)?;
     converse(parent.as_fd(), plan, &undo.saved, notify, until)?;
     if let Some(path) = &opts.pidfd_socket {
         send_pidfd(path, child.pidfd.as_fd())?;

@@ -61,7 +61,7 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
         rootless,
     })?;
     warnings.extend(cgroup.warnings().iter().cloned());
-    let mut plan = lower::lower(
+    let (mut plan, works) = lower::lower(
         spec,
         &lower::Context {
             id: &opts.id,
@@ -73,7 +73,6 @@ pub fn prepare(opts: &CreateOptions) -> Result<Prepared> {
             overlay: opts.overlay.clone(),
         },
     )?;
-    let works = lower::works(spec)?;
     if !works.is_empty() {
         plan.in_root = in_root(&works, opts, &bundle, &plan.root)?;
     }
@@ -105,17 +104,22 @@ fn in_root(
 ) -> Result<InRootPlan> {
     let path = root.overlay.as_ref().map_or(&root.path, |o| &o.lower);
     let held = work::hold(Path::new(OsStr::from_bytes(path.to_bytes())))?;
-    let config = Config::load(None)?;
-    work::lower(
-        works,
-        &work::Cell {
-            root: held.as_fd(),
-            spec: &opts.spec,
-            bundle,
-            proc: &config.proc_root,
-            driver: opts.nvidia.as_ref(),
-        },
-    )
+    let lower = |proc: &Path| {
+        work::lower(
+            works,
+            &work::Cell {
+                root: held.as_fd(),
+                spec: &opts.spec,
+                bundle,
+                proc,
+                driver: opts.nvidia.as_ref(),
+            },
+        )
+    };
+    match &opts.nvidia {
+        Some(driver) => lower(&driver.inventory.host().proc),
+        None => lower(&Config::load(None)?.proc_root),
+    }
 }
 
 fn canonical(what: &str, path: &Path) -> Result<PathBuf> {

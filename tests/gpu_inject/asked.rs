@@ -8,6 +8,9 @@ use serde_json::json;
 use crate::fakes::{CAPS, Fake, VERSION};
 use crate::machine::{Machine, gpu_nodes, others};
 
+/// The number that this host's other drivers for GPUs have.
+const OTHERS: u64 = 510;
+
 #[test]
 fn by_the_environment_of_a_bundle() {
     for count in [1, 2, 8] {
@@ -117,6 +120,31 @@ fn mig_devices_come_with_their_two_capabilities() {
     let mut has = m.nodes(&[0]);
     has.push(("nvidia-caps/nvidia-cap2".to_owned(), CAPS, 2));
     m.run_sees(&has, &[("nvidia-caps/nvidia-cap1".to_owned(), CAPS, 1)]);
+}
+
+#[test]
+fn channels_and_switches_add_their_nodes() {
+    let mut m = Machine::new(2);
+    for (name, minor) in [
+        ("nvidia-fs0", 0),
+        ("nvidia-nvswitch0", 1),
+        ("nvidia-nvswitchctl", 2),
+    ] {
+        assert!(m.fake.node(name, OTHERS, minor, 0o666));
+    }
+    m.env(&[
+        "NVIDIA_VISIBLE_DEVICES=1",
+        "NVIDIA_IMEX_CHANNELS=0,7",
+        "NVIDIA_NVSWITCH=enabled",
+    ]);
+    let mut has = m.nodes(&[1]);
+    has.extend(Machine::channels(&[0, 7]));
+    has.push(("nvidia-nvswitch0".to_owned(), OTHERS, 1));
+    has.push(("nvidia-nvswitchctl".to_owned(), OTHERS, 2));
+    let mut lacks = gpu_nodes(&m, &[0]);
+    lacks.extend(Machine::channels(&[1]));
+    lacks.push(("nvidia-fs0".to_owned(), OTHERS, 0));
+    m.run_sees(&has, &lacks);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::cell_support::{Cell, sections};
-use crate::fakes::{CAPS, Fake, UVM};
+use crate::fakes::{CAPS, Fake, IMEX, UVM};
 use crate::support::{Outcome, outcome};
 
 /// The fake driver and a cell.
@@ -21,6 +21,9 @@ pub struct Machine {
 
 /// A node: name below /dev, numbers.
 pub type Node = (String, u64, u64);
+
+/// The driver's folders below /dev.
+const FOLDERS: [&str; 2] = ["nvidia-caps", "nvidia-caps-imex-channels"];
 
 /// What is asked of a program in the cell about one node.
 #[derive(Debug, Eq, PartialEq)]
@@ -131,9 +134,18 @@ impl Machine {
         minors.into_iter().map(node).collect()
     }
 
+    /// The nodes of IMEX channels.
+    pub fn channels(numbers: &[u64]) -> Vec<Node> {
+        let name = |n: &u64| format!("nvidia-caps-imex-channels/channel{n}");
+        numbers.iter().map(|n| (name(n), IMEX, *n)).collect()
+    }
+
     /// The words that ask for all that [`Self::check`] looks at.
     pub fn questions(&self, has: &[Node], lacks: &[Node]) -> Vec<String> {
-        let mut words = "each ls /dev ; ls /dev/nvidia-caps".to_owned();
+        let mut words = "each ls /dev".to_owned();
+        for folder in FOLDERS {
+            words += &format!(" ; ls /dev/{folder}");
+        }
         for (name, ..) in has {
             words += &format!(" ; stat /dev/{name} ; open /dev/{name} r");
         }
@@ -149,15 +161,17 @@ impl Machine {
         assert_eq!(seen.code, 0, "{seen:#?}");
         let got = sections(&seen.out);
         let mut names: Vec<String> = got[0].1.lines().map(str::to_owned).collect();
-        names.retain(|n| n.starts_with("nvidia") && n != "nvidia-caps");
-        if got[1].0 == 0 {
-            names.extend(got[1].1.lines().map(|n| format!("nvidia-caps/{n}")));
+        names.retain(|n| n.starts_with("nvidia") && !FOLDERS.contains(&n.as_str()));
+        for (folder, (code, list)) in FOLDERS.iter().zip(&got[1..]) {
+            if *code == 0 {
+                names.extend(list.lines().map(|n| format!("{folder}/{n}")));
+            }
         }
         names.sort();
         let mut wanted: Vec<&str> = has.iter().map(|(n, ..)| n.as_str()).collect();
         wanted.sort();
         assert_eq!(names, wanted, "{seen:#?}");
-        let mut rest = got[2..].chunks(2);
+        let mut rest = got[1 + FOLDERS.len()..].chunks(2);
         for (name, major, minor) in has {
             let pair = rest.next().expect("an answer");
             let numbers = format!("dev={major}:{minor}\n");

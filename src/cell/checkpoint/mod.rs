@@ -136,7 +136,7 @@ pub fn checkpoint(store: &Store, id: &str, how: &CheckpointOptions) -> Result<()
         ));
     }
     let program = criu::find(&what)?;
-    let plan = lower::lower(
+    let (plan, _) = lower::lower(
         &spec,
         &lower::Context {
             id,

@@ -301,7 +301,7 @@ mod tests {
             bind_devices: false,
             overlay: None,
         };
-        lower::lower(&spec, &context).unwrap()
+        lower::lower(&spec, &context).unwrap().0
     }
 
     const MOUNTS: &str = r#"{"destination":"/proc","type":"proc","source":"proc"},

@@ -11,6 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 /// configuration when their time comes.
 #[derive(Default)]
 pub(super) struct Hooks {
+    /// The work of NVIDIA's hooks, in their order. They are in none of the lists: it is done without executing
+    /// them.
+    pub works: Vec<Work>,
     pub create_runtime: Vec<HookPlan>,
     pub create_container: Vec<HookPlan>,
     pub start_container: Vec<HookPlan>,
@@ -22,29 +25,35 @@ pub(super) fn hooks(spec: &Spec) -> Result<Hooks> {
     };
     #[allow(deprecated)]
     let prestart = h.prestart();
-    let mut create_runtime = list("prestart", prestart)?;
-    create_runtime.extend(list("createRuntime", h.create_runtime())?);
+    let mut works = Vec::new();
+    let mut create_runtime = list("prestart", prestart, &mut works)?;
+    create_runtime.extend(list("createRuntime", h.create_runtime(), &mut works)?);
     Ok(Hooks {
         create_runtime,
-        create_container: list("createContainer", h.create_container())?,
-        start_container: list("startContainer", h.start_container())?,
+        create_container: list("createContainer", h.create_container(), &mut works)?,
+        start_container: list("startContainer", h.start_container(), &mut works)?,
+        works,
     })
 }
 
-fn list(name: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<HookPlan>> {
+fn list(name: &str, hooks: &Option<Vec<Hook>>, works: &mut Vec<Work>) -> Result<Vec<HookPlan>> {
     let mut out = Vec::new();
     for (i, h) in hooks.iter().flatten().enumerate() {
         let at = format!("hooks.{name}[{i}]");
         // In a started cell the program would be the image's own file, whatever its name.
-        if name == "startContainer" || recognise(&at, h)?.is_none() {
-            out.push(hook(&at, h)?);
+        let work = match name {
+            "startContainer" => None,
+            _ => recognise(&at, h)?,
+        };
+        match work {
+            Some(work) => works.push(work),
+            None => out.push(hook(&at, h)?),
         }
     }
     Ok(out)
 }
 
 /// The work of NVIDIA's hooks among those that run before the cell counts as created, in their order.
-/// They are in no list of [`Hooks`]: their work is done without executing them.
 pub fn works(spec: &Spec) -> Result<Vec<Work>> {
     let Some(h) = spec.hooks() else {
         return Ok(Vec::new());

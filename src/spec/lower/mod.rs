@@ -15,6 +15,7 @@ pub(crate) use mounts::{Member, is_bind, known_options, proc_file};
 pub use process::{DEFAULT_PATH, cap_mask, cpu_list, process};
 pub(crate) use process::{MEMORY_FLAGS, MEMORY_MODES};
 
+use crate::nvidia::hook::Work;
 use crate::plan::{IdMaps, IdRange, Kind, Namespaces, OverlayPlan, Plan, RootPlan};
 use crate::{Error, Result};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxNetDevice, Spec};
@@ -42,8 +43,9 @@ pub struct Context<'a> {
     pub overlay: Option<OverlayPlan>,
 }
 
-/// Lowers a checked Spec. Errors name the JSON path.
-pub fn lower(spec: &Spec, ctx: &Context) -> Result<Plan> {
+/// Lowers a checked Spec: the Plan, and the work of NVIDIA's hooks, which needs a look at the image to become the
+/// Plan's [`in_root`](Plan::in_root). Errors name the JSON path.
+pub fn lower(spec: &Spec, ctx: &Context) -> Result<(Plan, Vec<Work>)> {
     let linux = spec.linux().as_ref().ok_or_else(|| {
         Error::config(
             "linux",
@@ -82,7 +84,7 @@ pub fn lower(spec: &Spec, ctx: &Context) -> Result<Plan> {
         .root()
         .as_ref()
         .ok_or_else(|| Error::config("root", "missing"))?;
-    Ok(Plan {
+    let plan = Plan {
         time_offsets: time_offsets(linux, &namespaces)?,
         root: RootPlan {
             path: cstr("root.path", ctx.rootfs.as_os_str().as_bytes())?,
@@ -108,7 +110,8 @@ pub fn lower(spec: &Spec, ctx: &Context) -> Result<Plan> {
         in_root: Default::default(),
         namespaces,
         id_maps,
-    })
+    };
+    Ok((plan, hooks.works))
 }
 
 /// Lowers the mounts and nodes of an edit alone, for a root that another runtime has made from the
