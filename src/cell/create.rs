@@ -283,6 +283,11 @@ fn make(
     let plan = &p.plan;
     let lock = undo.lock.as_ref().expect("held while making");
     lock.save(&undo.saved)?;
+    // Whoever deletes the cell of a runtime that was killed finds its poststop hooks there.
+    let hooks_later = hooks_later(&opts.spec);
+    if hooks_later {
+        save_config(lock, opts)?;
+    }
     let in_userns = plan.id_maps.is_some() || plan.namespaces.joins(Kind::User).is_some();
     let trees: Trees = rootfs::open_trees(&plan.mounts, in_userns, userns::namespace)
         .map_err(|f| f.explain(plan))?;
@@ -378,10 +383,11 @@ fn make(
     if let Some((_, start)) = status::process_stat(child.pid) {
         undo.saved.start_time = start;
     }
-    // While the child is at work. No hook runs before the configuration is there, or what hooks made could not be
-    // undone.
+    // While the child is at work.
     lock.save(&undo.saved)?;
-    save_config(lock, opts)?;
+    if !hooks_later {
+        save_config(lock, opts)?;
+    }
     converse(parent.as_fd(), plan, &undo.saved, notify, until)?;
     if let Some(path) = &opts.pidfd_socket {
         send_pidfd(path, child.pidfd.as_fd())?;
@@ -475,6 +481,12 @@ fn last_words(child: &Child, sock: BorrowedFd, plan: &Plan) -> Option<Error> {
 fn go(sock: BorrowedFd, pid: i32) -> Result<()> {
     socket::send(sock, &wire::go(pid), None)
         .map_err(|e| Error::step("talk to", "the cell's first process", e))
+}
+
+/// Are there hooks that are read from the saved configuration when their time comes?
+fn hooks_later(spec: &Spec) -> bool {
+    let hooks = spec.hooks().as_ref();
+    hooks.is_some_and(|h| h.poststart().is_some() || h.poststop().is_some())
 }
 
 pub(super) fn save_config(lock: &Lock, opts: &CreateOptions) -> Result<()> {
