@@ -14,7 +14,7 @@ fn limits_read_back_as_asked() {
             &[
                 "--memory=64m",
                 "--memory-swap=96m",
-                "--cpus=1.5",
+                "--cpus=0.75",
                 "--pids-limit=50",
                 "--cpuset-cpus=0",
             ],
@@ -22,7 +22,7 @@ fn limits_read_back_as_asked() {
         )
         .ok();
     assert_eq!(seen.value("memory.max"), (64 << 20).to_string());
-    assert_eq!(seen.value("cpu.max"), "150000 100000");
+    assert_eq!(seen.value("cpu.max"), "75000 100000");
     assert_eq!(seen.value("pids.max"), "50");
     assert_eq!(seen.value("cpuset.cpus"), "0");
     if on_v2() {

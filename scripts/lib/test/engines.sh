@@ -6,6 +6,7 @@
 part_engines() {
   local GUEST_PRELUDE=". /mnt/share/scripts/lib/test/engines-guest.sh; "
   local modes=(named:systemd default:cgroupfs) mode check
+  local -x GPUCELL_VM_CPUS=2 # an update moves a cell from one processor to both
   [ -z "$ALL" ] || modes=(named:systemd named:cgroupfs default:systemd default:cgroupfs)
   need_root "the test machine's image is made by root"
   need_debs binutils
