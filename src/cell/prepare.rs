@@ -104,22 +104,20 @@ fn in_root(
 ) -> Result<InRootPlan> {
     let path = root.overlay.as_ref().map_or(&root.path, |o| &o.lower);
     let held = work::hold(Path::new(OsStr::from_bytes(path.to_bytes())))?;
-    let lower = |proc: &Path| {
-        work::lower(
-            works,
-            &work::Cell {
-                root: held.as_fd(),
-                spec: &opts.spec,
-                bundle,
-                proc,
-                driver: opts.nvidia.as_ref(),
-            },
-        )
+    let proc = match &opts.nvidia {
+        Some(driver) => driver.inventory.host().proc.clone(),
+        None => Config::load(None)?.proc_root,
     };
-    match &opts.nvidia {
-        Some(driver) => lower(&driver.inventory.host().proc),
-        None => lower(&Config::load(None)?.proc_root),
-    }
+    work::lower(
+        works,
+        &work::Cell {
+            root: held.as_fd(),
+            spec: &opts.spec,
+            bundle,
+            proc: &proc,
+            driver: opts.nvidia.as_ref(),
+        },
+    )
 }
 
 fn canonical(what: &str, path: &Path) -> Result<PathBuf> {

@@ -7,27 +7,26 @@
 # A run of all parts leaves out those whose outcome neither cgroup v2 nor systemd can change: it has run them on
 # this machine's kernel, twenty times as fast.
 
-VM_ONLY='^cell_(checkpoint|rootless|systemd)$'
+VM_ONLY='cell_(checkpoint|rootless|systemd)$'
 
 part_vm() {
-  local not="^cell_image|^attack_nvidia_|$VM_ONLY"
+  local not="^cell_image|^attack_nvidia_|^$VM_ONLY"
   [ -z "$SAMPLE" ] || not+='|^attack_|^cell_(contract|hooks|namespaces|paths|process|rootfs|terminal)$'
-  build_tests || return 0
-  in_vm test $(program_names 'cell_|attack_' | grep -Ev "$not")
+  in_vm test 'cell_|attack_' "$not"
 }
 
-# in_vm MACHINE PROGRAM...: runs them there.
+# in_vm MACHINE PROGRAMS NOT: runs the programs of one pattern there, but those of the other.
 in_vm() {
-  local machine=$1 name filter
+  local name filter
   # Under emulation a race's try takes twenty times as long.
   local GUEST_ENV=GPUCELL_ATTACK_TRIES=50
-  shift
   need_root "the test machine's image is made by root"
+  build_tests || return 0
   "$REPO/scripts/bundle" hello
-  guest_start "$machine" 'cell_|attack_'
+  guest_start "$1" "$2"
   check pure-v2 guest '[ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] && ! grep -q "^[^ ]* [^ ]* cgroup " /proc/mounts'
   guest '. /mnt/share/scripts/lib/traces.sh; traces > /root/before'
-  for name in "$@"; do
+  for name in $(program_names "$2" | grep -Ev "$3"); do
     # Of the comparison with runc what depends on cgroup v2: words and codes do not, and runc is slow there.
     filter=; [ "$name" != cell_contract ] || filter='updates what_a_program'
     tests "$name" guest_program "$name" $filter
