@@ -13,6 +13,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use support::programs::{install, write_program};
 use support::{Bundle, GPUCELL, outcome};
 
 const MARK: &[u8] = b"overwritten from inside";
@@ -20,9 +21,7 @@ const MARK: &[u8] = b"overwritten from inside";
 /// A script whose interpreter is the runtime itself, which ends at once for want of a command; what counts
 /// is that the kernel let it run.
 fn script(b: &Bundle) {
-    let script = b.rootfs().join("bin/attack");
-    fs::write(&script, "#!/proc/self/exe\n").unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(b.rootfs().join("bin/attack"), "#!/proc/self/exe\n");
 }
 
 fn command(runtime: &Path, b: &Bundle, args: &[&str]) -> Command {
@@ -108,12 +107,12 @@ fn without_guard(copy: &Path) {
     let mut elf = fs::read(copy).unwrap();
     // e_entry of Elf64_Ehdr (elf(5)).
     elf[24..32].copy_from_slice(&start.to_le_bytes());
-    fs::write(copy, elf).unwrap();
+    write_program(copy, elf);
 }
 
 fn copy(dir: &Path) -> PathBuf {
     let copy = dir.join("runtime");
-    fs::copy(GPUCELL, &copy).unwrap();
+    install(GPUCELL, &copy);
     copy
 }
 

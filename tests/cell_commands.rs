@@ -143,7 +143,7 @@ fn what_spec_writes_runs() {
     let path = |name: &str| dir.path().join(name);
     fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
     let program = path("gpucell");
-    fs::copy(support::GPUCELL, &program).unwrap();
+    support::programs::install(support::GPUCELL, &program);
     for (flags, uid) in [(&[][..], 0), (&["--rootless"], 0), (&["--rootless"], 65534)] {
         let cell = Cell::new(|_| {});
         let bundle = path("bundle");

@@ -3,6 +3,8 @@
 //! missing check.
 
 mod image_support;
+#[path = "support/programs.rs"]
+mod programs;
 
 use std::fs;
 use std::io::Write;
@@ -508,7 +510,7 @@ fn a_user_makes_no_devices() {
     fs::set_permissions(scene.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     // A copy, since the build's folder may be closed to others.
     let binary = scene.dir.path().join("gpucell");
-    fs::copy(env!("CARGO_BIN_EXE_gpucell"), &binary).unwrap();
+    programs::install(env!("CARGO_BIN_EXE_gpucell"), &binary);
     let command = |more: &[&str]| {
         let mut command = Command::new("setpriv");
         command

@@ -2,9 +2,11 @@
 //! archives on standard input.
 
 mod image_support;
+#[path = "support/programs.rs"]
+mod programs;
 
+use programs::write_program;
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -83,13 +85,11 @@ fn logins() {
 
     // A credential helper on PATH, asked as Docker asks it.
     let helper = dir.path().join("docker-credential-test");
-    fs::write(
+    write_program(
         &helper,
         "#!/bin/sh\nread server\n[ \"$1\" = get ] || exit 1\n\
          printf '{\"ServerURL\":\"%s\",\"Username\":\"testuser\",\"Secret\":\"testpass\"}' \"$server\"\n",
-    )
-    .unwrap();
-    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    );
     let path = format!(
         "{}:{}",
         dir.path().display(),

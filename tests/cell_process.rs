@@ -7,8 +7,9 @@ mod support;
 use cell_support::Cell;
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use support::outcome;
+use support::programs::write_program;
 
 fn has(text: &str, line: &str) {
     assert!(text.lines().any(|l| l == line), "no '{line}' in\n{text}");
@@ -383,8 +384,7 @@ fn what_cannot_be_executed_is_said_in_the_words_callers_know() {
 }
 
 fn script(cell: &Cell, path: &str, text: &str) {
-    fs::write(cell.root(path), text).unwrap();
-    fs::set_permissions(cell.root(path), fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(cell.root(path), text);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use support::programs::install;
 use support::{GPUCELL, Outcome, hello, on_v2, outcome};
 use tempfile::TempDir;
 
@@ -44,10 +45,7 @@ impl User {
         let program = match reaches(GPUCELL) {
             true => PathBuf::from(GPUCELL),
             false => {
-                // By another process, as a child forked meanwhile would hold it open for writing (ETXTBSY).
-                run(Command::new("install")
-                    .args(["-m", "755", GPUCELL])
-                    .arg(dir.path()));
+                install(GPUCELL, dir.path());
                 dir.path().join("gpucell")
             }
         };

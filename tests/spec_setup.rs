@@ -1,6 +1,9 @@
 //! `gpucell setup`: what it makes of an engine's configuration, that a second call changes nothing, and that
 //! --remove gives back what was there. No root needed: everything is below a folder that stands for `/`.
 
+#[path = "support/programs.rs"]
+mod programs;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -422,7 +425,7 @@ fn the_command_shows_writes_and_says_what_is_next() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
     let program = dir.path().join("gpucell");
-    fs::copy(env!("CARGO_BIN_EXE_gpucell"), &program).unwrap();
+    programs::install(env!("CARGO_BIN_EXE_gpucell"), &program);
     let run = |args: &[&str]| {
         let mut command = Command::new(&program);
         command

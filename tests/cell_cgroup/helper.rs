@@ -1,6 +1,7 @@
 //! Groups to test in, and the programs run in them (this test binary again, told by an
 //! environment variable what to do).
 
+use crate::programs::install;
 use gpucell::cgroup::{
     self, Cgroup, CgroupState, DEFAULT_RULES, DeviceRule, Driver, Host, Mode, Request,
 };
@@ -111,15 +112,7 @@ pub fn public_copy() -> (tempfile::TempDir, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("test");
-    // By another process: a child forked meanwhile would hold a file that we have open for
-    // writing, and running it would be ETXTBSY.
-    let done = Command::new("install")
-        .args(["-m", "755"])
-        .arg(std::env::current_exe().unwrap())
-        .arg(&path)
-        .status()
-        .unwrap();
-    assert!(done.success());
+    install(std::env::current_exe().unwrap(), &path);
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     (dir, path)
 }

@@ -6,6 +6,8 @@
 mod devices;
 mod helper;
 mod processes;
+#[path = "../support/programs.rs"]
+mod programs;
 
 use gpucell::cgroup::{self, DEFAULT_RULES, Driver, Host, Mode, Request};
 use helper::{Made, TestCell, assert_clean, cpu_ticks, host, res};

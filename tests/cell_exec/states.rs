@@ -3,12 +3,13 @@
 use super::Live;
 use crate::cell_support::{Cell, Running, until};
 use crate::support::outcome;
+use crate::support::programs::write_program;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
 #[test]
@@ -43,9 +44,7 @@ fn exit_codes_are_the_programs() {
 fn what_cannot_be_executed_is_said_in_the_words_callers_know() {
     let live = Live::new(|c| c["process"]["env"] = json!(["PATH=/bin:/nowhere:/etc"]));
     let script = |name: &str, text: &str| {
-        let path = live.cell.root(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(live.cell.root(name), text);
     };
     script("bin/garbage", "garbage\n");
     script("bin/lost", "#!/no/such/interpreter\n");

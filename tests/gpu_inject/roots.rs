@@ -10,6 +10,7 @@ use crate::cell_support::{mounted, sections};
 use crate::fakes::{Fake, VERSION};
 use crate::gpu_support::snapshot;
 use crate::machine::{Machine, gpu_nodes};
+use crate::support::programs::install;
 use crate::support::{GPUCELL, outcome};
 
 #[test]
@@ -116,7 +117,7 @@ fn an_unprivileged_runtime_binds_the_nodes() {
     m.cell.words(&words);
     let folder = m.cell.outside("programs");
     let program = folder.join("gpucell");
-    fs::copy(GPUCELL, &program).unwrap();
+    install(GPUCELL, &program);
     let config = m.file();
     let top = folder.parent().unwrap().to_owned();
     for entry in snapshot(&top) {

@@ -3,9 +3,10 @@
 #![allow(dead_code)] // each test program uses some of it
 
 use crate::cell_support::Cell;
+use crate::support::programs::install;
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -82,8 +83,7 @@ pub fn programs(cc: &str, root: &Path) {
 /// The host's file, with links resolved, copied.
 pub fn copy(from: &str, to: &Path) {
     fs::create_dir_all(to.parent().unwrap()).unwrap();
-    fs::copy(from, to).unwrap_or_else(|e| panic!("{from}: {e}"));
-    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+    install(from, to);
 }
 
 /// The host's glibc in a root, its libraries in `folder`.

@@ -5,6 +5,8 @@
 //! needs rustc (the test machine has none: scripts/test makes it first).
 #![allow(dead_code)] // each test program uses some of it
 
+pub mod programs;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -90,8 +92,12 @@ impl Bundle {
         for sub in ["bin", "dev", "proc", "sys", "tmp", "etc", "mnt"] {
             fs::create_dir_all(root.join(sub)).expect("a folder of the root");
         }
-        for file in ["bin/hello", "bin/true", "etc/passwd", "etc/group"] {
-            fs::copy(from.join("rootfs").join(file), root.join(file)).expect("a file of the root");
+        let from_root = from.join("rootfs");
+        for program in ["bin/hello", "bin/true"] {
+            programs::install(from_root.join(program), root.join(program));
+        }
+        for file in ["etc/passwd", "etc/group"] {
+            fs::copy(from_root.join(file), root.join(file)).expect("a file of the root");
         }
         let text = fs::read(from.join("config.template.json")).expect("the template");
         let config = serde_json::from_slice(&text).expect("the template is JSON");

@@ -1,0 +1,34 @@
+//! Programs that a test puts somewhere and then runs. They are written by another process: a child that this
+//! one forks meanwhile, for a test in another thread, would hold the file open for writing until it
+//! has become its own program, and running the file would be ETXTBSY (execve(2)).
+#![allow(dead_code)] // each test program uses some of it
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A copy of the program `from`, which every user can run; `to` is a file or a folder.
+pub fn install(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let mut command = Command::new("install");
+    command
+        .args(["-m", "755"])
+        .arg(from.as_ref())
+        .arg(to.as_ref());
+    let done = command.status().expect("install (coreutils)");
+    assert!(done.success(), "{command:?}: {done}");
+}
+
+/// A program with these bytes at `path`.
+pub fn write_program(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+    let mut command = Command::new("install");
+    command
+        .args(["-m", "755", "/dev/stdin"])
+        .arg(path.as_ref())
+        .stdin(Stdio::piped());
+    let mut child = command.spawn().expect("install (coreutils)");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(bytes.as_ref()).expect("a reader");
+    drop(stdin);
+    let done = child.wait().expect("install");
+    assert!(done.success(), "{command:?}: {done}");
+}
