@@ -106,7 +106,7 @@ impl Driver {
         if self.inventory.gpus.iter().any(|g| g.uuid.is_none()) {
             return;
         }
-        let Ok(mut stamps) = Stamps::open(self.inventory.host()) else {
+        let Ok(stamps) = Stamps::open(self.inventory.host()) else {
             return;
         };
         let Some(watched) = stamps.of(&self.files.watched) else {
@@ -171,8 +171,8 @@ fn load(path: &Path, key: &Key, host: &Host) -> Option<Stored> {
     if stored.key != *key {
         return None;
     }
-    let mut stamps = Stamps::open(host).ok()?;
-    let same = |(path, stamp): &(PathBuf, Stamp)| stamps.stamp(path).as_ref() == Some(stamp);
+    let stamps = Stamps::open(host).ok()?;
+    let same = |(path, stamp): &(PathBuf, Stamp)| stamps.holds(path, stamp);
     stored.watched.iter().all(same).then_some(stored)
 }
 

@@ -145,21 +145,34 @@ struct Folder<'a> {
     fd: OwnedFd,
 }
 
-/// The target of a file in the folder of the one before, if it lies in that very folder: no link, and
-/// nothing mounted on it. Made where it is missing. None: it has to be looked up from the root.
-fn in_folder(folder: Option<&Folder>, target: &CStr) -> Option<OwnedFd> {
-    let (dir, name) = path::split(target.to_bytes());
-    let folder = folder.filter(|f| f.path == dir)?;
-    let mut buf = [0u8; path::PATH_MAX];
-    let name = path::terminated(&mut buf, name).ok()?;
-    let resolve = fd::RESOLVE_NO_SYMLINKS | fd::RESOLVE_NO_XDEV | fd::RESOLVE_BENEATH;
-    let open = || fd::openat2(folder.fd.as_fd(), name, libc::O_PATH, 0, resolve);
-    match open() {
-        Err(Errno::ENOENT) => {
-            fd::mknodat(folder.fd.as_fd(), name, libc::S_IFREG | 0o644, 0).ok()?;
-            open().ok()
+impl Folder<'_> {
+    /// Is the step's target in this folder?
+    fn holds(&self, step: &MountStep) -> bool {
+        !step.no_symlinks && self.path == path::split(step.target.to_bytes()).0
+    }
+
+    /// Binds a tree onto a file of this folder by its name alone, if it lies in that very folder: no link,
+    /// and nothing mounted on it. With `make`, a file that isn't there is made. False: nothing was bound,
+    /// the target has to be looked up from the root.
+    fn bind(&self, step: &MountStep, tree: BorrowedFd, make: bool) -> bool {
+        let target = step.target.as_bytes_with_nul();
+        // A path that ends with a slash has none.
+        let at = target.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
+        let Ok(name) = CStr::from_bytes_with_nul(&target[at..]) else {
+            return false;
+        };
+        let dir = self.fd.as_fd();
+        match fd::is_own_file(dir, name) {
+            Ok(true) => {}
+            Err(Errno::ENOENT) if make => {
+                if fd::mknodat(dir, name, libc::S_IFREG | 0o644, 0).is_err() {
+                    return false;
+                }
+            }
+            _ => return false,
         }
-        other => other.ok(),
+        // Should it have become a link meanwhile, this one doesn't follow it.
+        m::attach_at(tree, dir, name).is_ok()
     }
 }
 
@@ -170,16 +183,19 @@ fn bind<'a>(
     tree: BorrowedFd,
     folder: &mut Option<Folder<'a>>,
 ) -> Step {
+    let held = folder.as_ref().filter(|f| f.holds(step));
+    if held.is_some_and(|f| f.bind(step, tree, false)) {
+        return Ok(());
+    }
     let target = if fd::fstat(tree).at(Stage::MountSource, i)?.is_dir() {
         *folder = None;
         path::ensure_dir(root, &step.target, links(step))
     } else {
-        let (dir, _) = path::split(step.target.to_bytes());
-        if folder.as_ref().is_none_or(|f| f.path != dir) {
+        if held.is_none() {
             *folder = open_folder(root, step);
         }
-        if let Some(target) = in_folder(folder.as_ref(), &step.target) {
-            return m::attach(tree, target.as_fd()).at(Stage::MountAttach, i);
+        if folder.as_ref().is_some_and(|f| f.bind(step, tree, true)) {
+            return Ok(());
         }
         path::ensure_file(root, &step.target, links(step))
     }

@@ -157,6 +157,31 @@ pub fn fstatat(dir: BorrowedFd, path: &CStr, flags: i32) -> Sys<Stat> {
     })
 }
 
+/// Is `name` in this folder a regular file that nothing is mounted on? A link is none. A kernel that doesn't tell
+/// of mounts (STATX_ATTR_MOUNT_ROOT of statx(2), Linux 5.8) is taken to have one there.
+pub fn is_own_file(dir: BorrowedFd, name: &CStr) -> Sys<bool> {
+    // SAFETY: zero is a valid statx.
+    let mut st: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: name is NUL-terminated, st valid for writing.
+    check(
+        unsafe {
+            libc::statx(
+                dir.as_raw_fd(),
+                name.as_ptr(),
+                flags,
+                libc::STATX_TYPE,
+                &raw mut st,
+            )
+        }
+        .into(),
+    )?;
+    let root = libc::STATX_ATTR_MOUNT_ROOT as u64;
+    let told = st.stx_mask & libc::STATX_TYPE != 0 && st.stx_attributes_mask & root != 0;
+    let file = u32::from(st.stx_mode) & libc::S_IFMT == libc::S_IFREG;
+    Ok(told && file && st.stx_attributes & root == 0)
+}
+
 /// The magic number of the file system behind a descriptor (fstatfs(2)).
 pub fn fs_magic(fd: BorrowedFd) -> Sys<i64> {
     // SAFETY: zero is a valid statfs.

@@ -98,17 +98,27 @@ pub fn clone_tree(fd: BorrowedFd, recursive: bool) -> Sys<OwnedFd> {
 
 /// Attaches the tree `from` onto the object `to` stands for (move_mount(2), both by descriptor).
 pub fn attach(from: BorrowedFd, to: BorrowedFd) -> Sys<()> {
-    const F_EMPTY_PATH: u32 = 0x4;
     const T_EMPTY_PATH: u32 = 0x40;
-    // SAFETY: empty NUL-terminated paths with the *_EMPTY_PATH flags.
+    move_mount(from, to, c"", T_EMPTY_PATH)
+}
+
+/// Attaches the tree `from` onto `name` in the folder `dir`. A link at the name isn't followed: it is what the
+/// tree is mounted on.
+pub fn attach_at(from: BorrowedFd, dir: BorrowedFd, name: &CStr) -> Sys<()> {
+    move_mount(from, dir, name, 0)
+}
+
+fn move_mount(from: BorrowedFd, to: BorrowedFd, path: &CStr, flags: u32) -> Sys<()> {
+    const F_EMPTY_PATH: u32 = 0x4;
+    // SAFETY: NUL-terminated paths, the empty ones with the *_EMPTY_PATH flags.
     check(unsafe {
         libc::syscall(
             libc::SYS_move_mount,
             from.as_raw_fd(),
             c"".as_ptr(),
             to.as_raw_fd(),
-            c"".as_ptr(),
-            F_EMPTY_PATH | T_EMPTY_PATH,
+            path.as_ptr(),
+            F_EMPTY_PATH | flags,
         )
     })?;
     Ok(())

@@ -34,7 +34,7 @@ const MULTIARCH: [&str; 2] = ["aarch64-linux-gnu", "arm-linux-gnueabihf"];
 
 /// The driver root, held.
 pub(super) struct Root {
-    pub(super) fd: OwnedFd,
+    fd: OwnedFd,
     /// Its path without links: what /proc says of files below it begins with this.
     real: PathBuf,
 }
@@ -47,13 +47,28 @@ pub(super) struct Found {
     pub mode: u32,
 }
 
+fn root_failed(host: &Host, e: Errno) -> Error {
+    Error::step(
+        "open driver root",
+        host.driver_root.display().to_string(),
+        e,
+    )
+}
+
+/// Holds the driver root.
+///
+/// # Errors
+/// It can't be opened.
+pub(super) fn open_root(host: &Host) -> Result<OwnedFd> {
+    let path = CString::new(host.driver_root.as_os_str().as_bytes())
+        .map_err(|_| root_failed(host, Errno::EINVAL))?;
+    fd::open_host(&path, libc::O_PATH | libc::O_DIRECTORY).map_err(|e| root_failed(host, e))
+}
+
 impl Root {
     pub(super) fn open(host: &Host) -> Result<Self> {
-        let at = &host.driver_root;
-        let failed = |e: Errno| Error::step("open driver root", at.display().to_string(), e);
-        let path = CString::new(at.as_os_str().as_bytes()).map_err(|_| failed(Errno::EINVAL))?;
-        let fd = fd::open_host(&path, libc::O_PATH | libc::O_DIRECTORY).map_err(failed)?;
-        let real = path_of(&fd).map_err(failed)?;
+        let fd = open_root(host)?;
+        let real = path_of(&fd).map_err(|e| root_failed(host, e))?;
         Ok(Root { fd, real })
     }
 

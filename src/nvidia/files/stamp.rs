@@ -1,13 +1,13 @@
 //! Identity and times of what was searched.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::search::Root;
+use super::search::open_root;
 use crate::Result;
 use crate::nvidia::inventory::Host;
 use crate::sys::fd;
@@ -24,8 +24,21 @@ impl Stamp {
     }
 }
 
+impl From<rustix::fs::Stat> for Stamp {
+    fn from(st: rustix::fs::Stat) -> Self {
+        Stamp(
+            st.st_dev,
+            st.st_ino,
+            st.st_mtime,
+            st.st_mtime_nsec as u32,
+            st.st_ctime,
+            st.st_ctime_nsec as u32,
+        )
+    }
+}
+
 /// Takes stamps below a driver root.
-pub struct Stamps(Root);
+pub struct Stamps(OwnedFd);
 
 impl Stamps {
     /// Holds the driver root.
@@ -33,27 +46,30 @@ impl Stamps {
     /// # Errors
     /// It can't be opened.
     pub fn open(host: &Host) -> Result<Self> {
-        Ok(Stamps(Root::open(host)?))
+        open_root(host).map(Stamps)
     }
 
     /// The stamp of one path; `None` when it isn't there or can't be looked at.
-    pub fn stamp(&mut self, path: &Path) -> Option<Stamp> {
+    pub fn stamp(&self, path: &Path) -> Option<Stamp> {
         let name = CString::new(path.as_os_str().as_bytes()).ok()?;
-        let file = fd::open_in_root(self.0.fd.as_fd(), &name, libc::O_PATH).ok()?;
-        let st = rustix::fs::fstat(file).ok()?;
-        Some(Stamp(
-            st.st_dev,
-            st.st_ino,
-            st.st_mtime,
-            st.st_mtime_nsec as u32,
-            st.st_ctime,
-            st.st_ctime_nsec as u32,
-        ))
+        let file = fd::open_in_root(self.0.as_fd(), &name, libc::O_PATH).ok()?;
+        rustix::fs::fstat(file).ok().map(Stamp::from)
+    }
+
+    /// Has this path still this stamp? One call where no link leads out of the root: whichever way it is
+    /// reached, the same inode with the same times is the same.
+    pub fn holds(&self, path: &Path, stamp: &Stamp) -> bool {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        let here = match below.as_os_str().is_empty() {
+            true => rustix::fs::fstat(&self.0),
+            false => rustix::fs::statat(&self.0, below, rustix::fs::AtFlags::empty()),
+        };
+        here.is_ok_and(|st| Stamp::from(st) == *stamp) || self.stamp(path).as_ref() == Some(stamp)
     }
 
     /// The stamps of all paths. In place of one that isn't there stands the nearest folder above it that
     /// is: making the path changes that. `None` when not even the root can be looked at.
-    pub fn of(&mut self, paths: &[PathBuf]) -> Option<Vec<(PathBuf, Stamp)>> {
+    pub fn of(&self, paths: &[PathBuf]) -> Option<Vec<(PathBuf, Stamp)>> {
         let mut all: Vec<(PathBuf, Stamp)> = Vec::new();
         for path in paths {
             let known = |at: &Path| all.iter().any(|(known, _)| known == at);
