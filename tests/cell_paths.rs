@@ -167,6 +167,62 @@ fn mount_points_are_made_and_stay_inside() {
     );
 }
 
+/// Files bound into one folder one after the other go by their names alone, where that is the same.
+#[test]
+fn files_of_one_folder_are_bound_each_where_it_belongs() {
+    let mut cell = Cell::new(|_| {});
+    let from = cell.outside("from");
+    for n in 1..=6 {
+        fs::write(from.join(n.to_string()), format!("{n}\n")).unwrap();
+    }
+    fs::create_dir(from.join("dir")).unwrap();
+    fs::write(from.join("dir/in"), "dir\n").unwrap();
+    for folder in ["many", "other"] {
+        fs::create_dir(cell.root(folder)).unwrap();
+    }
+    for file in ["many/old", "many/again", "other/file"] {
+        fs::write(cell.root(file), "image\n").unwrap();
+    }
+    symlink("../other/file", cell.root("many/link")).unwrap();
+    symlink("many", cell.root("short")).unwrap();
+    cell.edit(|c| {
+        mounts(c).extend([
+            bind("/many/new", &from.join("1")),
+            bind("/many/old", &from.join("2")),
+            // What the link points to, as anywhere else.
+            bind("/many/link", &from.join("3")),
+            bind("/many/again", &from.join("4")),
+            bind("/many/again", &from.join("5")),
+            bind("/many/dir", &from.join("dir")),
+            bind("/many/dir/in", &from.join("6")),
+            bind("/short/too", &from.join("1")),
+        ]);
+    });
+    let got = cell.each(&[
+        &[
+            "cat",
+            "/many/new",
+            "/many/old",
+            "/other/file",
+            "/many/again",
+            "/many/dir/in",
+            "/many/too",
+        ],
+        &["stat", "/many/link"],
+    ]);
+    assert_eq!(got[0].1, "1\n2\n3\n5\n6\n1\n", "{got:?}");
+    assert!(got[1].1.contains("-> ../other/file"), "{got:?}");
+
+    // A folder onto a file.
+    cell.edit(|c| mounts(c).push(bind("/many/old", &from)));
+    let done = cell.hello(&["true"]);
+    assert!(
+        done.code == 1 && done.err.contains("/many/old"),
+        "{done:#?}"
+    );
+    cell.nothing_left();
+}
+
 #[test]
 fn what_cannot_be_mounted_there_is_refused_by_name() {
     let plain = |to: &str| json!({"destination": to, "source": "/etc", "options": ["bind"]});

@@ -89,3 +89,39 @@ impl Stamps {
         Some(all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_stamp_holds_until_the_folder_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host {
+            driver_root: dir.path().to_owned(),
+            ..Host::default()
+        };
+        fs::create_dir_all(dir.path().join("usr/lib")).unwrap();
+        symlink("usr/lib", dir.path().join("relative")).unwrap();
+        // Below the driver root; from the host's it leads elsewhere.
+        symlink("/usr/lib", dir.path().join("absolute")).unwrap();
+        let stamps = Stamps::open(&host).unwrap();
+        let paths = ["/usr/lib", "/relative", "/absolute"].map(Path::new);
+        let taken = paths.map(|p| stamps.stamp(p).unwrap());
+        assert!(taken.iter().all(|s| *s == taken[0]), "{taken:?}");
+        assert_eq!(stamps.stamp(Path::new("/none")), None);
+        let root = stamps.stamp(Path::new("/")).unwrap();
+        let hold = || paths.map(|p| stamps.holds(p, &taken[0]));
+        assert_eq!(hold(), [true; 3]);
+        assert!(stamps.holds(Path::new("/"), &root));
+        assert!(!stamps.holds(Path::new("/usr"), &taken[0]));
+        assert!(!stamps.holds(Path::new("/none"), &taken[0]));
+
+        // Another tick of the clock that stamps files.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(dir.path().join("usr/lib/new"), "").unwrap();
+        assert_eq!(hold(), [false; 3]);
+    }
+}
