@@ -151,10 +151,10 @@ impl Folder<'_> {
         !step.no_symlinks && self.path == path::split(step.target.to_bytes()).0
     }
 
-    /// Binds a tree onto a file of this folder by its name alone, if it lies in that very folder: no link,
-    /// and nothing mounted on it. With `make`, a file that isn't there is made. False: nothing was bound,
-    /// the target has to be looked up from the root.
-    fn bind(&self, step: &MountStep, tree: BorrowedFd, make: bool) -> bool {
+    /// Binds the tree of a file onto a file of this folder by its name alone, if it lies in that very folder:
+    /// no link, and nothing mounted on it. It is made where it is missing. False: nothing was bound, the
+    /// target has to be looked up from the root.
+    fn bind(&self, step: &MountStep, tree: BorrowedFd) -> bool {
         let target = step.target.as_bytes_with_nul();
         // A path that ends with a slash has none.
         let at = target.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
@@ -164,8 +164,9 @@ impl Folder<'_> {
         let dir = self.fd.as_fd();
         match fd::is_own_file(dir, name) {
             Ok(true) => {}
-            Err(Errno::ENOENT) if make => {
-                if fd::mknodat(dir, name, libc::S_IFREG | 0o644, 0).is_err() {
+            Err(Errno::ENOENT) => {
+                let of_file = fd::fstat(tree).is_ok_and(|source| !source.is_dir());
+                if !of_file || fd::mknodat(dir, name, libc::S_IFREG | 0o644, 0).is_err() {
                     return false;
                 }
             }
@@ -184,7 +185,7 @@ fn bind<'a>(
     folder: &mut Option<Folder<'a>>,
 ) -> Step {
     let held = folder.as_ref().filter(|f| f.holds(step));
-    if held.is_some_and(|f| f.bind(step, tree, false)) {
+    if held.is_some_and(|f| f.bind(step, tree)) {
         return Ok(());
     }
     let target = if fd::fstat(tree).at(Stage::MountSource, i)?.is_dir() {
@@ -193,9 +194,9 @@ fn bind<'a>(
     } else {
         if held.is_none() {
             *folder = open_folder(root, step);
-        }
-        if folder.as_ref().is_some_and(|f| f.bind(step, tree, true)) {
-            return Ok(());
+            if folder.as_ref().is_some_and(|f| f.bind(step, tree)) {
+                return Ok(());
+            }
         }
         path::ensure_file(root, &step.target, links(step))
     }

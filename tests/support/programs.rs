@@ -3,9 +3,9 @@
 //! has become its own program, and running the file would be ETXTBSY (execve(2)).
 #![allow(dead_code)] // each test program uses some of it
 
-use std::io::Write;
+use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// A copy of the program `from`, which every user can run; `to` is a file or a folder.
 pub fn install(from: impl AsRef<Path>, to: impl AsRef<Path>) {
@@ -20,15 +20,7 @@ pub fn install(from: impl AsRef<Path>, to: impl AsRef<Path>) {
 
 /// A program with these bytes at `path`.
 pub fn write_program(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
-    let mut command = Command::new("install");
-    command
-        .args(["-m", "755", "/dev/stdin"])
-        .arg(path.as_ref())
-        .stdin(Stdio::piped());
-    let mut child = command.spawn().expect("install (coreutils)");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(bytes.as_ref()).expect("a reader");
-    drop(stdin);
-    let done = child.wait().expect("install");
-    assert!(done.success(), "{command:?}: {done}");
+    let draft = tempfile::NamedTempFile::new().expect("a temporary file");
+    fs::write(draft.path(), bytes).expect("the draft");
+    install(draft.path(), path);
 }
