@@ -36,7 +36,7 @@ fn here() -> bool {
     works
 }
 
-/// A cell that counts in the file `count` of its root.
+/// A cell that counts in the link `count` of its root.
 fn counter(change: impl FnOnce(&mut Value)) -> Cell {
     let mut cell = Cell::new(change);
     cell.words(&["count", "/count"]);
@@ -45,8 +45,8 @@ fn counter(change: impl FnOnce(&mut Value)) -> Cell {
 
 /// What it has counted to.
 fn count(cell: &Cell) -> u64 {
-    let text = fs::read_to_string(cell.root("count")).unwrap_or_default();
-    text.parse().unwrap_or(0)
+    let text = fs::read_link(cell.root("count")).unwrap_or_default();
+    text.to_str().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// Waits until it has counted further than `from`.

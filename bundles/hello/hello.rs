@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 use std::process::exit;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
@@ -35,7 +35,7 @@ hog SIZE [SECONDS]     allocates and touches SIZE (64m, 1g), then holds it for S
 spin SECONDS [N]       burns CPU on N threads, prints CPU-seconds used and per cent of one CPU
 tasks N                starts up to N processes that sleep; prints how many there could be
 sleep SECONDS          sleeps
-count FILE             counts up without end: each number is printed, and is what FILE holds
+count LINK             counts up without end: each number is printed, and is the text of LINK
 signals                prints `ready`, then each signal received; ends on TERM or INT with 128+n
 fd FD                  is this descriptor open?
 syscall NUMBER [N...]  a system call with numbers for arguments: `result N`, or the error, exit 1
@@ -566,18 +566,28 @@ extern "C" fn on_signal(n: i32) {
     GOT.store(n, Ordering::SeqCst);
 }
 
-/// A number every 20 ms. The file is never seen half written.
-fn count(file: &str) -> io::Result<i32> {
-    let next = format!("{file}.next");
+/// A number every 20 ms, as the text of a link: it is never seen half written, and no file is open
+/// that a restore would have to find again.
+fn count(link: &str) -> io::Result<i32> {
+    let next = format!("{link}.next");
     for n in 1_u64.. {
-        fs::write(&next, n.to_string())?;
-        fs::rename(&next, file)?;
+        unless_missing(fs::remove_file(&next))?;
+        symlink(n.to_string(), &next)?;
+        // Saved right here and restored later, it finds that its first life has renamed the link.
+        unless_missing(fs::rename(&next, link))?;
         let mut out = io::stdout().lock();
         writeln!(out, "{n}")?;
         out.flush()?;
         thread::sleep(Duration::from_millis(20));
     }
     Ok(0)
+}
+
+fn unless_missing(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
 }
 
 /// Prints each signal received. Waits by sleeping in short steps: a signal between a look and a

@@ -15,7 +15,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use oci_spec::runtime::{Process, Spec};
-use serde_json::Value;
 
 use super::tolerate;
 use crate::{Error, Result};
@@ -136,8 +135,8 @@ pub fn parse_process(json: &[u8]) -> Result<(Process, Vec<String>)> {
     let mut tree = serde_json::json!({ "ociVersion": OLDEST_VERSION, "process": bare });
     let mut warnings = Vec::new();
     tolerate::tolerate(&mut tree, &mut warnings);
-    let spec = serde_path_to_error::deserialize::<&Value, Spec>(&tree)
-        .map_err(|e| Error::config(path_name(e.path()), describe(e.inner())))?;
+    let spec = with_path(tree.to_string().as_bytes())
+        .map_err(|e| Error::config(path_name(e.path()), unplaced(e.inner())))?;
     match spec.process() {
         Some(process) => Ok((process.clone(), warnings)),
         None => Err(Error::config("process", "expected a JSON object")),
@@ -158,16 +157,23 @@ const TOP: &str = "(top level)";
 fn parse_slowly(json: &[u8], warnings: &mut Vec<String>) -> Result<Spec> {
     let mut tree = tolerate::tree(json).map_err(|e| Error::config(TOP, describe(&e)))?;
     tolerate::tolerate(&mut tree, warnings);
-    serde_path_to_error::deserialize::<&Value, Spec>(&tree).map_err(|e| {
+    with_path(tree.to_string().as_bytes()).map_err(|e| {
         let at = path_name(e.path());
-        // The tree knows no lines. The text does, if its first error is this one.
-        let from_text = &mut serde_json::Deserializer::from_slice(json);
-        let why = match serde_path_to_error::deserialize::<_, Spec>(from_text) {
+        // The tree's text has other lines. The file's own will do, if its first error is this one.
+        let why = match with_path(json) {
             Err(t) if path_name(t.path()) == at => describe(t.inner()),
-            _ => describe(e.inner()),
+            _ => unplaced(e.inner()),
         };
         Error::config(at, why)
     })
+}
+
+/// Reads a text and keeps the path of its error. Trees are read by their text, too: the code for a `&Value` beside
+/// this were another twentieth of the program.
+fn with_path(
+    json: &[u8],
+) -> std::result::Result<Spec, serde_path_to_error::Error<serde_json::Error>> {
+    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json))
 }
 
 fn path_name(path: &serde_path_to_error::Path) -> String {
@@ -183,6 +189,13 @@ fn path_name(path: &serde_path_to_error::Path) -> String {
 fn describe(e: &serde_json::Error) -> String {
     let text = e.to_string();
     printable(&text)
+}
+
+/// The same without the position.
+fn unplaced(e: &serde_json::Error) -> String {
+    let text = e.to_string();
+    let place = format!(" at line {} column {}", e.line(), e.column());
+    printable(text.strip_suffix(&place).unwrap_or(&text))
 }
 
 /// Escapes control characters (the text quotes the file, which may hold terminal escapes) and

@@ -15,6 +15,8 @@ part_quick() {
       bash -n "$f" || exit 1
     done'
   check licences scripts/lib/licences
+  # No other part builds the fuzz targets.
+  check fuzz-lock cargo update --workspace --locked --quiet --manifest-path fuzz/Cargo.toml
   # They are built by `--all attacks` only: that the sources haven't moved away under them is seen here.
   need_debs patch
   check broken-builds-apply bash -c 'for p in tests/broken/*.patch; do

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink};
 use std::path::{Path, PathBuf};
 
-use similar::TextDiff;
+use diffy::DiffOptions;
 
 use crate::{Error, Result};
 
@@ -61,9 +61,10 @@ impl Change {
                 };
                 let (from, to) = (name(old.is_some()), name(new.is_some()));
                 let text = |t: &Option<String>| t.clone().unwrap_or_default();
-                TextDiff::from_lines(text(old), text(new))
-                    .unified_diff()
-                    .header(&from, &to)
+                DiffOptions::new()
+                    .set_original_filename(from)
+                    .set_modified_filename(to)
+                    .create_patch(&text(old), &text(new))
                     .to_string()
             }
             Change::Link { path, target } => {
