@@ -292,6 +292,9 @@ mod tests {
                 "linux":{"resources":{"pids":{"limit":"many"}}}}"#,
         );
         assert!(m.contains("linux.resources.pids.limit"), "{m}");
+        assert!(m.contains("\"many\", expected i64"), "{m}");
+        // Of the file, whose first error is another, none is known; the tree's is of no use.
+        assert!(!m.contains(" line "), "{m}");
     }
 
     #[test]

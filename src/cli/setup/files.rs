@@ -60,11 +60,13 @@ impl Change {
                     false => "/dev/null".to_owned(),
                 };
                 let (from, to) = (name(old.is_some()), name(new.is_some()));
-                let text = |t: &Option<String>| t.clone().unwrap_or_default();
                 DiffOptions::new()
                     .set_original_filename(from)
                     .set_modified_filename(to)
-                    .create_patch(&text(old), &text(new))
+                    .create_patch(
+                        old.as_deref().unwrap_or_default(),
+                        new.as_deref().unwrap_or_default(),
+                    )
                     .to_string()
             }
             Change::Link { path, target } => {
